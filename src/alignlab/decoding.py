@@ -1,0 +1,211 @@
+"""From next-token logits to text: truncations as pure functions of logits, and a sampler with a KV cache.
+
+A truncation sets what it cuts to -inf and leaves the rest as it was; softmax then renormalizes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from alignlab import text
+from alignlab.transformer import Transformer
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def repetition_penalty(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
+    """Make tokens that occurred less likely, Keskar et al. (2019), section 4.1: positive logits / penalty, negative * penalty.
+
+    logits: (B, V); seen_ids: (B, T) tokens so far, the prompt's included; penalty: > 0, 1 changes nothing.
+    """
+    _require(penalty > 0, f"repetition penalty is {penalty}; it must be positive (1 changes nothing)")
+    seen = logits.gather(-1, seen_ids)
+    return logits.scatter(-1, seen_ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def temperature(logits: Tensor, value: float) -> Tensor:
+    """Divide logits (..., V) by a temperature > 0: below 1 sharpens, above 1 flattens the distribution."""
+    _require(value > 0, f"temperature is {value}; it must be positive (for greedy decoding take the argmax)")
+    return logits / value
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the k most likely tokens, Fan et al. (2018), and those tied with the last of them. logits: (..., V)."""
+    _require(k >= 1, f"top-k is {k}; it must be at least 1")
+    least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches p, Holtzman et al. (2020), eq. 2.
+
+    The token that crosses p is kept, so that at least one always is. logits: (..., V); 0 < p <= 1.
+    """
+    _require(0 < p <= 1, f"top-p is {p}; it must be above 0 and at most 1")
+    return _keep_until(logits, order_by=-logits, p=p)
+
+
+def min_p(logits: Tensor, p: float) -> Tensor:
+    """Keep tokens at least p times as likely as the most likely one, Nguyen et al. (2024). logits: (..., V); 0 <= p <= 1."""
+    _require(0 <= p <= 1, f"min-p is {p}; it must be between 0 and 1")
+    probs = logits.softmax(-1)
+    return logits.masked_fill(probs < p * probs.amax(-1, keepdim=True), -torch.inf)
+
+
+def typical(logits: Tensor, p: float) -> Tensor:
+    """Keep the tokens whose surprise is nearest the entropy, up to probability p, Meister et al. (2023), eq. 10.
+
+    logits: (..., V); 0 < p <= 1.
+    """
+    _require(0 < p <= 1, f"typical p is {p}; it must be above 0 and at most 1")
+    logprobs = logits.log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs).nansum(-1, keepdim=True)
+    return _keep_until(logits, order_by=(-logprobs - entropy).abs(), p=p)
+
+
+def _keep_until(logits: Tensor, order_by: Tensor, p: float) -> Tensor:
+    """Keep tokens in ascending order of `order_by` until their probability reaches p, the crossing one included."""
+    order = order_by.argsort(dim=-1, stable=True)
+    sorted_probs = logits.softmax(-1).gather(-1, order)
+    before = sorted_probs.cumsum(-1) - sorted_probs
+    return logits.masked_fill((before >= p).scatter(-1, order, before >= p), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. The defaults sample from the model's own distribution.
+
+    The steps run in this order: repetition penalty, temperature, top-k, top-p, min-p, typical; temperature 0 is greedy.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
+        # Each step once on two tokens: a value out of range is told before anything is generated.
+        logits = torch.zeros(1, 2)
+        repetition_penalty(logits, torch.zeros(1, 1, dtype=torch.long), self.repetition_penalty)
+        if self.top_k is not None:
+            top_k(logits, self.top_k)
+        for truncation, p in ((top_p, self.top_p), (min_p, self.min_p), (typical, self.typical)):
+            truncation(logits, p)
+
+    def apply(self, logits: Tensor, seen_ids: Tensor) -> Tensor:
+        """The logits (B, V) that are sampled from, given the tokens so far (B, T). Greedy leaves out what can't matter."""
+        if self.repetition_penalty != 1.0:
+            logits = repetition_penalty(logits, seen_ids, self.repetition_penalty)
+        if self.temperature == 0:
+            return logits
+        if self.temperature != 1.0:
+            logits = temperature(logits, self.temperature)
+        if self.top_k is not None:
+            logits = top_k(logits, self.top_k)
+        if self.top_p < 1.0:
+            logits = top_p(logits, self.top_p)
+        if self.min_p > 0.0:
+            logits = min_p(logits, self.min_p)
+        if self.typical < 1.0:
+            logits = typical(logits, self.typical)
+        return logits
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class Completion(NamedTuple):
+    """What was generated after one prompt: token ids without the stop token, and whether it stopped by itself."""
+
+    ids: list[int]
+    ended: bool
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    *,
+    stop_id: int | None = None,
+    generator: torch.Generator | None = None,
+) -> list[Completion]:
+    """Continue each prompt by at most max_new_tokens tokens, until its stop token.
+
+    model: a Transformer or a transformers model of the Llama family. prompts: token ids, of any lengths.
+    Prompts run as one batch, padded on the left; a finished one leaves the batch. ValueError for an empty prompt, or
+    where prompt and answer exceed the model's context.
+    """
+    decoder = Transformer.view(model)
+    device = decoder.norm.weight.device
+    lengths = [len(prompt) for prompt in prompts]
+    _require(bool(lengths) and min(lengths) > 0, "a prompt is empty; give each at least one token")
+    longest, context = max(lengths), decoder.config.max_position_embeddings
+    if longest + max_new_tokens > context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}; shorten one"
+        )
+    tokens = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.long, device=device)
+    present = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
+        present[row, longest - len(prompt) :] = 1
+    padded = min(lengths) < longest
+    cache = decoder.cache(len(prompts), longest + max_new_tokens)
+    rows = torch.arange(len(prompts), device=device)  # which prompt each row of the shrinking batch belongs to
+    new_ids = tokens[:, :longest]
+    completions: dict[int, Completion] = {}
+    for end in range(longest, longest + max_new_tokens):
+        mask = present[rows, :end] if padded else None
+        logits = decoder.lm_head(decoder.hidden(new_ids, mask, cache)[:, -1]).float()
+        seen = tokens[rows, :end]
+        if padded and sampling.repetition_penalty != 1.0:  # padding is no token that occurred: repeat a real one instead
+            seen = torch.where(mask.bool(), seen, seen[:, -1:])  # type: ignore[union-attr]
+        next_ids = choose(sampling.apply(logits, seen), sampling, generator)
+        tokens[rows, end] = next_ids
+        if stop_id is not None and bool((stopped := next_ids == stop_id).any()):
+            for row in rows[stopped].tolist():
+                completions[row] = Completion(tokens[row, longest:end].tolist(), ended=True)
+            going = (~stopped).nonzero().flatten()
+            if not len(going):
+                break
+            rows, next_ids = rows[going], next_ids[going]
+            cache.select(going)
+        new_ids = next_ids[:, None]
+    for row in set(range(len(prompts))) - completions.keys():
+        completions[row] = Completion(tokens[row, longest:].tolist(), ended=False)
+    return [completions[row] for row in range(len(prompts))]
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
+    """One token id a row: the most likely where the temperature is 0, else drawn from softmax(logits). (B, V) -> (B,)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def answer(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    max_new_tokens: int = 64,
+    sampling: Sampling = GREEDY,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """The model's answers to questions, each asked in the tokenizer's chat format."""
+    prompts = [text.encode_prompt(tokenizer, question) for question in questions]
+    completions = generate(
+        model, prompts, max_new_tokens, sampling, stop_id=tokenizer.eos_token_id, generator=generator
+    )
+    return [tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]

@@ -1,0 +1,74 @@
+"""Log-probabilities of tokens and sequences, entropy, and estimators of the KL divergence. All in nats.
+
+Knows tensors and a decoder's hidden states; nothing about losses.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from alignlab.transformer import Transformer
+
+
+def token_logprobs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+    """log p(token t+1 | tokens up to t) where token t+1 belongs to the response, 0 elsewhere: (B, T-1).
+
+    input_ids, attention_mask, response_mask: (B, T), see text.pad. The output layer runs on response positions alone:
+    logits of (response tokens, V) instead of (B, T, V).
+    """
+    decoder = Transformer.view(model)
+    targets, wanted = input_ids[:, 1:], response_mask[:, 1:].bool()
+    states = decoder.hidden(input_ids, attention_mask)[:, :-1][wanted]  # (response tokens, hidden)
+    with torch.autocast(states.device.type, enabled=False):  # bfloat16 rounds a logit of 20 by up to 0.06 nats
+        values = selected_logprobs(decoder.lm_head(states.float()), targets[wanted])
+    return values.new_zeros(targets.shape).masked_scatter(wanted, values)
+
+
+def sequence_logprobs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+    """log p(response | prompt), the sum over the response's tokens: (B,). Arguments as in token_logprobs.
+
+    ValueError where a row has no response token: its log-probability would be 0, and a loss would learn from nothing.
+    """
+    empty = (response_mask[:, 1:].sum(-1) == 0).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f"rows {empty} have no response token; drop them, or lengthen what was cut")
+    return token_logprobs(model, input_ids, attention_mask, response_mask).sum(-1)
+
+
+def selected_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(logits)[target] in float32. logits: (..., V); targets: (...) -> (...)."""
+    logits = logits.float()
+    return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """-sum p log p over the last axis: (..., V) -> (...), between 0 and log V. Logits of -inf count as p = 0."""
+    logprobs = logits.float().log_softmax(-1)
+    return -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0.0)).sum(-1)
+
+
+def kl_divergence(logits: Tensor, ref_logits: Tensor) -> Tensor:
+    """KL(p || q) = sum p (log p - log q) over the vocabulary, exactly: (..., V), (..., V) -> (...)."""
+    p, q = logits.float().log_softmax(-1), ref_logits.float().log_softmax(-1)
+    return (p.exp() * (p - q).masked_fill(p.isneginf(), 0.0)).sum(-1)
+
+
+def kl_k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """Estimate of KL(policy || reference) from samples of the policy, Schulman (2020): log p - log q.
+
+    Unbiased; single values may be negative. logp, ref_logp: log-probabilities of the same samples, any shape.
+    """
+    return logp - ref_logp
+
+
+def kl_k2(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """Schulman (2020): (log p - log q)^2 / 2. Biased, low variance, never negative; its gradient is the KL's."""
+    return (logp - ref_logp).square() / 2
+
+
+def kl_k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
+    """Schulman (2020): (r - 1) - log r with r = q / p. Unbiased and never negative.
+
+    The ratio is reference over policy, since the samples come from the policy: E_p[q/p - 1] = 0.
+    """
+    log_ratio = ref_logp - logp
+    return log_ratio.exp() - 1 - log_ratio

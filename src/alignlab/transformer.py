@@ -1,0 +1,259 @@
+"""A Llama-family decoder from scratch: RMSNorm, rotary positions, grouped-query attention, SwiGLU, KV cache.
+
+Its modules carry the names of transformers' Llama, so that weights load by name and `Transformer.view` can run the
+modules of a transformers model (adapters included) without copying them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a decoder. `head_dim` times `num_attention_heads` need not equal `hidden_size`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int = 2048
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """From transformers' LlamaConfig; ValueError where the model has parts that this decoder lacks."""
+        rope = dict(config.rope_parameters or {})
+        strange = {
+            "model_type": config.model_type not in ("llama", "mistral"),
+            "rope_type": rope.get("rope_type", "default") != "default",
+            "hidden_act": config.hidden_act != "silu",
+            "attention_bias": getattr(config, "attention_bias", False),
+            "sliding_window": getattr(config, "sliding_window", None) is not None,
+        }
+        if any(strange.values()):
+            names = ", ".join(name for name, is_strange in strange.items() if is_strange)
+            raise ValueError(f"this decoder does not cover the model's {names}; use the transformers model itself")
+        shared = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
+        return cls(**{**shared, "rope_theta": float(rope.get("rope_theta", 10_000.0))})
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, allocated once: (layers, batch, kv_heads, capacity, head_dim)."""
+
+    def __init__(self, config: Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """How many positions fit."""
+        return self.keys.shape[3]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values, each (B, kv_heads, T, head_dim); return all so far."""
+        end = self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"{end} positions do not fit in a cache of {self.capacity}; make it with a larger capacity")
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, (B',) indices: finished sequences cost nothing more."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, Zhang and Sennrich (2019), eq. 4. Statistics in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) -> (..., size)"""
+        wide = x.float()
+        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+def rotary_angles(config: Config, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position times frequency, Su et al. (2021), eq. 15: each (B or 1, 1, T, head_dim).
+
+    positions: (B or 1, T) integers. The second half of the last axis repeats the first.
+    """
+    exponents = torch.arange(0, config.head_dim, 2, device=positions.device).float() / config.head_dim
+    angles = positions[:, None, :, None].float() * (1.0 / config.rope_theta**exponents)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x_i, x_{i + head_dim/2}) of queries or keys (B, heads, T, head_dim) by its angle."""
+    left, right = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat([-right, left], dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention, Ainslie et al. (2023): each key/value head serves several query heads."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        queries, shared = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, shared, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, shared, bias=False)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """x (B, T, hidden) -> (B, T, hidden). mask: None for causal, else (B or 1, 1, T, S) where True may be seen."""
+        batch, length, _ = x.shape
+
+        def heads(projection: nn.Linear) -> Tensor:
+            return projection(x).view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, heads, T, head_dim)
+
+        q, k, v = rotate(heads(self.q_proj), *rotary), rotate(heads(self.k_proj), *rotary), heads(self.v_proj)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        causal = mask is None and length > 1
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    """SwiGLU, Shazeer (2020), eq. 6: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., hidden) -> (..., hidden)"""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One pre-norm layer: the residual stream plus attention, plus the MLP."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        """(B, T, hidden) -> (B, T, hidden); arguments as in Attention."""
+        x = x + self.self_attn(self.input_layernorm(x), rotary, mask, cache, layer)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """Token ids in, next-token logits out."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def initialize(self, std: float = 0.02) -> Self:
+        """Fresh weights, normal with this standard deviation, as for training from nothing."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std)
+        return self
+
+    @classmethod
+    def view(cls, model: nn.Module) -> "Transformer":
+        """The same network over the very modules of a transformers model of the Llama family (no weight is copied).
+
+        What trains or adapts that model (LoRA layers included) is seen here at once. A Transformer is returned as is.
+        """
+        if isinstance(model, Transformer):
+            return model
+        causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        with torch.device("meta"):
+            ours = cls(Config.of(causal_lm.config))
+        theirs = causal_lm.model
+        ours.embed_tokens, ours.lm_head = theirs.embed_tokens, causal_lm.lm_head
+        ours.norm.weight = theirs.norm.weight
+        for block, other in zip(ours.layers, theirs.layers, strict=True):
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                setattr(block.self_attn, name, getattr(other.self_attn, name))
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                setattr(block.mlp, name, getattr(other.mlp, name))
+            block.input_layernorm.weight = other.input_layernorm.weight
+            block.post_attention_layernorm.weight = other.post_attention_layernorm.weight
+        return ours.train(model.training)
+
+    def cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty KV cache for `batch` sequences of at most `capacity` positions."""
+        weight = self.norm.weight
+        dtype = torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else None
+        return KVCache(self.config, batch, capacity, weight.device, dtype or weight.dtype)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """The last layer's normalized states, (B, T, hidden).
+
+        input_ids: (B, T) new tokens. attention_mask: (B, S), 1 for a token and 0 for padding on either side, over
+        all S positions, those in the cache first; positions count the tokens that are not padding.
+        """
+        batch, length = input_ids.shape
+        past = cache.length if cache is not None else 0
+        if past + length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"{past + length} tokens exceed the model's context of {self.config.max_position_embeddings}; shorten the text"
+            )
+        if attention_mask is None:
+            positions = torch.arange(past, past + length, device=input_ids.device)[None]
+            mask = None if past == 0 or length == 1 else _causal(past, length, input_ids.device)[None, None]
+        else:
+            if attention_mask.shape != (batch, past + length):
+                raise ValueError(
+                    f"attention_mask is {tuple(attention_mask.shape)}; expected {(batch, past + length)}: one column for "
+                    "each cached and each new position"
+                )
+            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
+            # A padding query sees itself, so that its softmax is over something; nobody sees it.
+            seen = attention_mask.bool()[:, None, :] | torch.eye(past + length, device=input_ids.device).bool()[past:]
+            mask = (_causal(past, length, input_ids.device) & seen)[:, None]
+        rotary = rotary_angles(self.config, positions)
+        x = self.embed_tokens(input_ids)
+        for layer, block in enumerate(self.layers):
+            x = block(x, rotary, mask, cache, layer)
+        if cache is not None:
+            cache.length += length
+        return self.norm(x)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Next-token logits (B, T, vocab); arguments as in `hidden`."""
+        return self.lm_head(self.hidden(input_ids, attention_mask, cache))
+
+
+def _causal(past: int, length: int, device: torch.device) -> Tensor:
+    """(length, past + length): which positions each new token may see, itself included."""
+    rows = torch.arange(past, past + length, device=device)[:, None]
+    return torch.arange(past + length, device=device)[None] <= rows
