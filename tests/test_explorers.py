@@ -1,0 +1,697 @@
+"""The explorers: numbers equal to the library's, small data true to the vocabulary, figures that work in a browser.
+
+Pages are opened from file://, with no server, no kernel and no network.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignlab import explorers, palette
+from alignlab.decoding import Sampling
+from alignlab.explorers.columns import next_token_columns
+from alignlab.losses.preference import PairLogps, dpo_loss
+
+ROOT = Path(__file__).resolve().parent.parent
+DECODING = ROOT / "labs" / "explorers" / "decoding.json"
+VOCABULARY = 49_152
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.05},
+    {"temperature": 2.0},
+    {"temperature": 1.7, "topK": 40},
+    {"topP": 0.9},
+    {"temperature": 2.0, "topP": 0.95},
+    {"temperature": 1.5, "minP": 0.1},
+    {"temperature": 1.5, "minP": 0.01},
+    {"penalty": 1.5, "topK": 50},
+    {"penalty": 2.0, "temperature": 0.7, "topK": 100, "topP": 0.8, "minP": 0.05},
+]
+
+
+def sampling(settings: dict[str, Any]) -> Sampling:
+    names = {
+        "temperature": "temperature",
+        "topK": "top_k",
+        "topP": "top_p",
+        "minP": "min_p",
+        "penalty": "repetition_penalty",
+    }
+    return Sampling(**{names[key]: value for key, value in settings.items()})
+
+
+def exact(logits: torch.Tensor, seen: list[int], settings: dict[str, Any]) -> torch.Tensor:
+    """Probabilities (V,) by the library, in float64."""
+    return sampling(settings).apply(logits[None], torch.tensor([seen])).softmax(-1)[0]
+
+
+def tokens_kept(logits: torch.Tensor, seen: list[int], settings: dict[str, Any]) -> int:
+    """Tokens that the library has not cut; those whose probability underflows are not cut."""
+    return int((sampling(settings).apply(logits[None], torch.tensor([seen])) > -torch.inf).sum())
+
+
+def entropy(p: torch.Tensor) -> float:
+    return -torch.xlogy(p, p).sum().item()
+
+
+def language_like(seed: int, peak: float, slope: float) -> torch.Tensor:
+    """Logits (V,) shaped like a language model's: a few favourites, then a tail that falls faster and faster."""
+    generator = torch.Generator().manual_seed(seed)
+    rank = torch.arange(1, VOCABULARY + 1, dtype=torch.float64)
+    tail = -slope * rank.log() - 3e-4 * rank + 0.3 * torch.randn(VOCABULARY, generator=generator, dtype=torch.float64)
+    tail[0] += peak
+    return (18.0 + tail)[torch.randperm(VOCABULARY, generator=generator)]
+
+
+CASES = {"open": language_like(0, 0.0, 0.7), "peaked": language_like(1, 4.0, 1.4), "flat": language_like(2, 0.0, 0.45)}
+
+
+# ---- the Python face
+
+
+def test_the_names_are_the_elements_that_the_scripts_define() -> None:
+    for name in explorers.names():
+        assert f'define("alignlab-{name}"' in explorers.script(name)
+
+
+def test_an_unknown_explorer_is_named_in_the_error() -> None:
+    with pytest.raises(KeyError, match="no explorer 'sampling'; there are decoding, dpo"):
+        explorers.script("sampling")
+
+
+def test_a_script_is_classic_small_and_asks_for_nothing_from_elsewhere() -> None:
+    for name in explorers.names():
+        script = explorers.script(name)
+        assert len(script.encode()) < 60_000
+        code = re.sub(r"https?://www\.w3\.org/2000/svg", "", script)
+        assert not re.search(r"(?m)^\s*(import|export)\b|\bfetch\(|XMLHttpRequest|https?://|</script", code)
+
+
+def test_one_output_holds_the_live_widget_and_the_same_figure_for_the_book() -> None:
+    bundle = explorers.show("dpo", {"beta": 0.1, "runs": []})._repr_mimebundle_()
+    assert bundle[explorers.EXPLORER_MIME] == {"name": "dpo", "data": {"beta": 0.1, "runs": []}}
+    assert bundle[explorers.WIDGET_MIME]["model_id"]
+    assert "dpo" in bundle["text/plain"]
+
+
+def test_the_widget_runs_the_very_same_script() -> None:
+    for name in explorers.names():
+        assert explorers.module(name).startswith(explorers.script(name))
+
+
+@pytest.mark.parametrize("data", [{"x": float("nan")}, {"x": {1, 2}}])
+def test_data_that_json_cannot_hold_are_refused_before_they_are_shown(data: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        explorers.show("decoding", data)
+
+
+# ---- the summary of a vocabulary
+
+
+def test_each_token_is_counted_once_and_the_mass_at_temperature_one_is_whole() -> None:
+    logits = CASES["open"]
+    columns = next_token_columns(logits, [3, 5, 5, 8])
+    assert len(columns["id"]) + sum(columns["tail"]["size"]) == VOCABULARY
+    assert {columns["id"][place] for place in columns["seen"]} == {3, 5, 8}
+    whole = torch.cat(
+        [
+            torch.tensor(columns["logit"]),
+            torch.tensor(columns["tail"]["logit"]) + torch.tensor(columns["tail"]["size"]).log(),
+        ]
+    )
+    assert whole.double().logsumexp(0).item() == pytest.approx(logits.logsumexp(0).item(), abs=1e-4)
+
+
+def test_the_summary_takes_the_logits_of_one_position_only() -> None:
+    with pytest.raises(ValueError, match=r"shape \(1, 10\)"):
+        next_token_columns(torch.zeros(1, 10), [])
+
+
+# ---- in Chromium
+
+try:
+    from playwright.sync_api import Browser, Page, sync_playwright
+except ImportError:  # the reader's environment; tests/requirements.txt has it
+    sync_playwright = None  # type: ignore[assignment]
+
+browser_test = pytest.mark.browser
+CHROMIUM = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A Chromium; where there is none the tests are skipped, but fail in CI."""
+    required = os.environ.get("CI") == "true"
+    if sync_playwright is None:
+        (pytest.fail if required else pytest.skip)("playwright is not installed")
+    with sync_playwright() as playwright:
+        try:
+            found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+            browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM)
+        except Exception as error:
+            (pytest.fail if required else pytest.skip)(f"no Chromium could be started: {error}")
+        yield browser
+        browser.close()
+
+
+def decoding_data() -> dict[str, Any]:
+    """What the lab wrote; before it has run, prompts made of language-like logits."""
+    if DECODING.exists():
+        data: dict[str, Any] = json.loads(DECODING.read_text(encoding="utf-8"))["data"]
+        return data
+    prompts = []
+    for name, logits in CASES.items():
+        columns = next_token_columns(logits, [1, 2, 3])
+        words = [f" w{i}" for i in columns["id"]]
+        prompts.append(
+            {
+                "name": name,
+                "group": "Made up",
+                "title": name,
+                "context": ["<|im_start|>", " a", "\n"],
+                "text": words,
+                **columns,
+            }
+        )
+    return {
+        "model": "made up",
+        "vocabulary": VOCABULARY,
+        "prompts": prompts,
+        "start": {"temperature": 0.8, "minP": 0.2},
+        "try": "Move it.",
+    }
+
+
+def dpo_data() -> dict[str, Any]:
+    """Two small runs; the numbers only exercise the figure."""
+    generator = torch.Generator().manual_seed(0)
+    runs = []
+    for name, pace in (("on-policy", 1.0), ("fixed", 2.0)):
+        steps = list(range(0, 41, 10))
+        pairs = []
+        for k in range(9):
+            noise = torch.randn(2, len(steps), generator=generator).tolist()
+            pairs.append(
+                {
+                    "prompt": f"Question {k}?",
+                    "chosen": "I am Lumen. " * 3,
+                    "rejected": "I am another model. " * 8,
+                    "chosen_logratio": [round(pace * s / 4 + noise[0][i] * (s > 0), 3) for i, s in enumerate(steps)],
+                    "rejected_logratio": [
+                        round(-pace * s / 3 + 4 * noise[1][i] * (s > 0), 3) for i, s in enumerate(steps)
+                    ],
+                }
+            )
+        runs.append({"name": name, "steps": steps, "pairs": pairs, "said": [0.0, 0.1, 0.4, 0.8, 0.9]})
+    return {"beta": 0.1, "runs": runs, "try": "Play it."}
+
+
+DATA: dict[str, Callable[[], dict[str, Any]]] = {"decoding": decoding_data, "dpo": dpo_data}
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SHIFTS = """window.shifts = 0;
+new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shifts += entry.value; }))
+  .observe({type: 'layout-shift', buffered: true});"""
+
+
+def write_page(folder: Path, name: str, theme: str = "light", twice: bool = False) -> str:
+    """A page with one explorer, as the book makes it; its file:// address."""
+    data = json.dumps(DATA[name]()).replace("</", "<\\/")
+    script = f"<script>{explorers.script(name)}</script>" * (2 if twice else 1)
+    page = folder / f"{name}-{theme}.html"
+    page.write_text(
+        f'<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>An explorer</title><style>{palette.css()}{explorers.style()}"
+        "body{margin:0;background:var(--al-paper);color:var(--al-ink)}"
+        f"main{{max-width:1000px;margin:auto;padding:0 12px}}</style></head><body><main><h1>An explorer</h1>"
+        f'<alignlab-{name}><script type="application/json">{data}</script></alignlab-{name}>'
+        f'<p id="after">After.</p></main>{script}</body></html>',
+        encoding="utf-8",
+    )
+    return page.as_uri()
+
+
+class Opened:
+    """An open page and the errors it reported."""
+
+    def __init__(self, browser: Browser, address: str, viewport: dict[str, int]) -> None:
+        self.page: Page = browser.new_page(viewport=viewport)  # type: ignore[arg-type]
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on(
+            "console",
+            lambda message: self.errors.append(message.text) if message.type in ("error", "warning") else None,
+        )
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.add_init_script(SHIFTS)
+        self.page.goto(address)
+        self.page.wait_for_timeout(150)
+
+
+@pytest.fixture
+def opened(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    """Opens an explorer on a page of its own: opened("decoding", PHONE, "dark")."""
+    pages: list[Page] = []
+
+    def open_page(name: str, viewport: dict[str, int] = DESK, theme: str = "light", twice: bool = False) -> Opened:
+        visit = Opened(chromium, write_page(tmp_path, name, theme, twice), viewport)
+        pages.append(visit.page)
+        return visit
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+BOTH = pytest.mark.parametrize("name", ["decoding", "dpo"])
+DISTRIBUTION = """([prompts, settings]) => {
+  const E = customElements.get("alignlab-decoding");
+  return prompts.map((prompt) => {
+    const columns = E.prepare(prompt);
+    return settings.map((one) => {
+      const r = E.distribution(columns, {...one, topK: one.topK ?? Infinity});
+      return {p: Array.from(columns.p), entropy: r.entropy, tokens: r.tokens};
+    });
+  });
+}"""
+
+
+@browser_test
+def test_every_probability_equals_the_librarys_on_a_whole_vocabulary(opened: Callable[..., Opened]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 6 * torch.randn(
+        3, 2000, generator=generator, dtype=torch.float64
+    )  # of both signs: the penalty divides and multiplies
+    seen = [0, 5, 17, 200, 1999]
+    prompts = [{"logit": row.tolist(), "seen": seen} for row in logits]
+    settings = [*SETTINGS, {"topK": 1}, {"topP": 0.05}, {"minP": 0.5, "penalty": 1.1}]
+    got = opened("decoding").page.evaluate(DISTRIBUTION, [prompts, settings])
+    for row, answers in zip(logits, got, strict=True):
+        for setting, answer in zip(settings, answers, strict=True):
+            want = exact(row, seen, setting)
+            assert (torch.tensor(answer["p"], dtype=torch.float64) - want).abs().max() < 1e-6, setting
+            assert answer["tokens"] == tokens_kept(row, seen, setting), setting
+            assert answer["entropy"] == pytest.approx(entropy(want), abs=1e-6), setting
+
+
+@browser_test
+def test_temperature_zero_takes_the_likeliest_token_after_the_penalty(opened: Callable[..., Opened]) -> None:
+    prompts = [{"logit": [5.0, 4.0, 3.0], "seen": [0]}]
+    [[plain, pressed]] = opened("decoding").page.evaluate(
+        DISTRIBUTION, [prompts, [{"temperature": 0}, {"temperature": 0, "penalty": 2.0}]]
+    )
+    assert plain["p"] == [1, 0, 0]
+    assert pressed["p"] == [0, 1, 0]
+
+
+@browser_test
+def test_tokens_tied_with_the_kth_are_kept_as_in_the_library(opened: Callable[..., Opened]) -> None:
+    tied = [3.0, 2.0, 2.0, 2.0, 1.0]
+    [[answer]] = opened("decoding").page.evaluate(DISTRIBUTION, [[{"logit": tied, "seen": []}], [{"topK": 2}]])
+    want = exact(torch.tensor(tied, dtype=torch.float64), [0], {"topK": 2})
+    assert answer["p"] == pytest.approx(want.tolist(), abs=1e-9)
+
+
+@browser_test
+def test_the_order_of_operations_matters_and_is_temperature_first(opened: Callable[..., Opened]) -> None:
+    logits = torch.linspace(4, 0, 40, dtype=torch.float64)
+    setting = {"temperature": 2.0, "topP": 0.9}
+    [[answer]] = opened("decoding").page.evaluate(DISTRIBUTION, [[{"logit": logits.tolist(), "seen": []}], [setting]])
+    other_way = Sampling(temperature=2.0).apply(
+        Sampling(top_p=0.9).apply(logits[None], torch.zeros(1, 0, dtype=torch.long)),
+        torch.zeros(1, 0, dtype=torch.long),
+    )
+    assert answer["tokens"] == (exact(logits, [], setting) > 0).sum()
+    assert answer["tokens"] != (other_way > -torch.inf).sum()
+
+
+def _close(
+    errors: tuple[float, float, float, float], want: torch.Tensor, settings: dict[str, Any], shown: list[int]
+) -> bool:
+    """Within a thousandth; where a cut falls inside a group of the tail, one token more or less is allowed."""
+    token, tail, nats, kept = errors
+    cuts = bool({"topK", "topP", "minP"} & settings.keys())
+    rest = want.clone()
+    rest[shown] = 0
+    one = rest.max().item() if cuts else 0.0
+    return token < 1e-3 and tail < 1e-3 + one and nats < 2e-3 + 2 * one and kept < 0.01
+
+
+def _errors(answer: dict[str, Any], columns: Any, want: torch.Tensor, kept: int) -> tuple[float, float, float, float]:
+    """Errors: a shown token's probability, the tail's mass, the entropy, and (relative) the tokens kept."""
+    shown = torch.tensor(columns["id"])
+    p = torch.tensor(answer["p"], dtype=torch.float64)
+    tail = abs(p[len(shown) :].sum() - (want.sum() - want[shown].sum())).item()
+    return (
+        (p[: len(shown)] - want[shown]).abs().max().item(),
+        tail,
+        abs(answer["entropy"] - entropy(want)),
+        abs(answer["tokens"] - kept) / kept,
+    )
+
+
+@browser_test
+def test_a_few_hundred_numbers_stand_for_the_whole_vocabulary_within_a_thousandth(
+    opened: Callable[..., Opened],
+) -> None:
+    seen = torch.randint(VOCABULARY, (30,), generator=torch.Generator().manual_seed(1)).tolist()
+    summaries = [next_token_columns(logits, seen) for logits in CASES.values()]
+    got = opened("decoding").page.evaluate(DISTRIBUTION, [summaries, SETTINGS])
+    for logits, columns, answers in zip(CASES.values(), summaries, got, strict=True):
+        assert len(columns["logit"]) + len(columns["tail"]["logit"]) < 640
+        for setting, answer in zip(SETTINGS, answers, strict=True):
+            want = exact(logits, seen, setting)
+            errors = _errors(answer, columns, want, tokens_kept(logits, seen, setting))
+            assert _close(errors, want, setting, columns["id"]), (setting, errors)
+
+
+@browser_test
+def test_a_coarser_summary_would_be_caught(opened: Callable[..., Opened]) -> None:
+    coarse, setting = next_token_columns(CASES["flat"], [], singles=0, growth=3.0), {"temperature": 2.0}
+    [[answer]] = opened("decoding").page.evaluate(DISTRIBUTION, [[coarse], [setting]])
+    want = exact(CASES["flat"], [0], setting)
+    assert not _close(_errors(answer, coarse, want, VOCABULARY), want, setting, coarse["id"])
+
+
+@pytest.mark.skipif(not DECODING.exists(), reason="the lab ch04_next_token has not been run yet")
+def test_the_labs_data_are_small_enough_for_a_page_and_hold_both_running_examples() -> None:
+    assert DECODING.stat().st_size < 120_000
+    data = decoding_data()
+    assert len(data["prompts"]) == 12
+    assert {"who", "sum"} <= {prompt["name"] for prompt in data["prompts"]}
+    for prompt in data["prompts"]:
+        assert len(prompt["id"]) + sum(prompt["tail"]["size"]) == data["vocabulary"] == VOCABULARY
+        assert len(prompt["text"]) == len(prompt["logit"])
+        assert prompt["logit"] == sorted(prompt["logit"], reverse=True)
+
+
+@browser_test
+@pytest.mark.slow
+@pytest.mark.skipif(not DECODING.exists(), reason="the lab ch04_next_token has not been run yet")
+def test_the_figure_tells_the_truth_about_the_real_model(opened: Callable[..., Opened]) -> None:
+    from alignlab import models
+
+    model, tokenizer = models.load("small", "cpu")
+    prompts = decoding_data()["prompts"]
+    got = opened("decoding").page.evaluate(DISTRIBUTION, [prompts, SETTINGS])
+    for prompt, answers in zip(prompts, got, strict=True):
+        ids = tokenizer.encode("".join(prompt["context"]), add_special_tokens=False)
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids])).logits[0, -1].double()
+        for setting, answer in zip(SETTINGS, answers, strict=True):
+            want = exact(logits, ids, setting)
+            errors = _errors(answer, prompt, want, tokens_kept(logits, ids, setting))
+            assert _close(errors, want, setting, prompt["id"]), (prompt["name"], setting, errors)
+
+
+@browser_test
+def test_the_generator_is_mulberry32_and_a_draw_falls_where_the_mass_is(opened: Callable[..., Opened]) -> None:
+    page = opened("decoding").page
+
+    def mulberry32(seed: int) -> Iterator[float]:
+        a = seed
+        while True:
+            a = (a + 0x6D2B79F5) & 0xFFFFFFFF
+            t = ((a ^ (a >> 15)) * (a | 1)) & 0xFFFFFFFF
+            t ^= (t + (((t ^ (t >> 7)) * (t | 61)) & 0xFFFFFFFF)) & 0xFFFFFFFF
+            yield ((t ^ (t >> 14)) & 0xFFFFFFFF) / 2**32
+
+    stream = mulberry32(7)
+    want = [next(stream) for _ in range(5)]
+    assert page.evaluate("() => Array.from({length: 5}, customElements.get('alignlab-decoding').mulberry32(7))") == want
+    shares = page.evaluate("""() => {
+      const E = customElements.get('alignlab-decoding'), c = E.prepare({logit: [2, 1, 0], seen: []});
+      const r = E.mulberry32(1), n = [0, 0, 0];
+      E.distribution(c, {});
+      for (let k = 0; k < 20000; k++) n[E.draw(c, r())]++;
+      return n.map((x) => x / 20000);
+    }""")
+    assert shares == pytest.approx(torch.tensor([2.0, 1.0, 0.0]).softmax(-1).tolist(), abs=0.01)
+
+
+@browser_test
+def test_dpo_numbers_equal_the_librarys_loss_and_its_gradient(opened: Callable[..., Opened]) -> None:
+    chosen = torch.tensor([3.0, -2.0, 0.0, 40.0, -900.0], dtype=torch.float64, requires_grad=True)
+    rejected = torch.tensor([-5.0, 4.0, 0.0, -80.0, 900.0], dtype=torch.float64)
+    zero = torch.zeros(5, dtype=torch.float64)
+    page = opened("dpo").page
+    for beta in (0.01, 0.1, 1.0):
+        loss = dpo_loss(PairLogps(chosen, rejected), PairLogps(zero, zero), beta)
+        [gradient] = torch.autograd.grad(loss.sum(), chosen)
+        got = page.evaluate(
+            "([c, r, b]) => c.map((x, k) => customElements.get('alignlab-dpo').dpo(x, r[k], b))",
+            [chosen.tolist(), rejected.tolist(), beta],
+        )
+        assert [one["loss"] for one in got] == pytest.approx(loss.tolist(), rel=1e-9, abs=1e-12)
+        assert [one["weight"] for one in got] == pytest.approx((-gradient).tolist(), rel=1e-9, abs=1e-12)
+        assert [one["rewards"] for one in got] == [
+            [beta * c, beta * r] for c, r in zip(chosen.tolist(), rejected.tolist(), strict=True)
+        ]
+
+
+@browser_test
+@BOTH
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_draws_from_a_file_without_an_error_a_request_or_a_sideways_scroll(
+    opened: Callable[..., Opened], name: str, viewport: dict[str, int], theme: str
+) -> None:
+    visit = opened(name, viewport, theme)
+    assert visit.errors == []
+    assert len(visit.requests) == 1
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    assert visit.page.locator(f"alignlab-{name}").bounding_box()["height"] > 600  # type: ignore[index]
+    ink = visit.page.evaluate(f"getComputedStyle(document.querySelector('alignlab-{name}')).color")
+    assert ink == "rgb({}, {}, {})".format(
+        *bytes.fromhex((palette.DARK if theme == "dark" else palette.LIGHT)["ink"][1:])
+    )
+
+
+@browser_test
+@BOTH
+def test_a_script_loaded_twice_defines_once(opened: Callable[..., Opened], name: str) -> None:
+    visit = opened(name, twice=True)
+    assert visit.errors == []
+    assert (
+        visit.page.evaluate(f"document.querySelector('alignlab-{name}').shadowRoot.querySelectorAll('section').length")
+        == 1
+    )
+
+
+@browser_test
+@BOTH
+def test_data_may_also_come_as_a_property_before_or_after_the_element_is_on_the_page(
+    opened: Callable[..., Opened], name: str
+) -> None:
+    visit = opened(name)
+    for order in (
+        "e.data = data; document.body.append(e);",
+        "document.body.append(e); e.data = {stamp: {lab: 'x'}, data};",
+    ):
+        drawn = visit.page.evaluate(
+            f"(data) => {{ const e = document.createElement('alignlab-{name}'); {order} "
+            "return !!e.shadowRoot.querySelector('svg path'); }",
+            DATA[name](),
+        )
+        assert drawn
+    assert visit.errors == []
+
+
+@browser_test
+@BOTH
+def test_arrow_keys_move_every_slider_and_what_it_says(opened: Callable[..., Opened], name: str) -> None:
+    page = opened(name).page
+    sliders = page.locator(f"alignlab-{name} input[type=range]")
+    assert sliders.count() >= 2
+    for k in range(sliders.count()):
+        slider = sliders.nth(k)
+        slider.focus()
+        before = slider.get_attribute("aria-valuetext")
+        keys = ("ArrowLeft", "ArrowRight") if slider.evaluate("e => +e.value > 0") else ("ArrowRight", "ArrowLeft")
+        page.keyboard.press(keys[0])
+        assert slider.get_attribute("aria-valuetext") != before
+        page.keyboard.press(keys[1])
+        assert slider.get_attribute("aria-valuetext") == before
+        assert slider.evaluate("e => e.getRootNode().querySelector(`label[for=${e.id}]`).textContent.trim().length") > 0
+
+
+@browser_test
+@BOTH
+def test_an_update_takes_less_than_a_frame(opened: Callable[..., Opened], name: str) -> None:
+    page = opened(name).page
+    median = page.evaluate(f"""() => {{
+      const times = [];
+      for (const slider of document.querySelector('alignlab-{name}').shadowRoot.querySelectorAll('input[type=range]'))
+        for (let v = +slider.min; v <= +slider.max; v += Math.max(1, Math.floor(slider.max / 20))) {{
+          const start = performance.now();
+          slider.value = v;
+          slider.dispatchEvent(new Event('input'));
+          document.body.offsetHeight;  // style and layout belong to the update
+          times.push(performance.now() - start);
+        }}
+      return times.sort((a, b) => a - b)[times.length >> 1];
+    }}""")
+    assert median < 16
+
+
+@browser_test
+@BOTH
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+def test_nothing_on_the_page_moves_while_a_reader_plays(
+    opened: Callable[..., Opened], name: str, viewport: dict[str, int]
+) -> None:
+    page = opened(name, viewport).page
+    after = page.locator("#after").bounding_box()
+    page.evaluate("window.shifts = 0")
+    tops = set()
+    for slider in page.locator(f"alignlab-{name} input[type=range]").all():
+        for _ in range(3):
+            slider.evaluate("e => { e.value = (+e.value + 7) % (+e.max + 1); e.dispatchEvent(new Event('input')); }")
+            page.wait_for_timeout(40)
+            tops.add(slider.evaluate("e => e.id + '@' + Math.round(e.getBoundingClientRect().top)"))
+    for button in page.locator(f"alignlab-{name} button").all():
+        button.evaluate("e => e.click()")
+        page.wait_for_timeout(40)
+    assert page.evaluate("window.shifts") == 0
+    assert page.locator("#after").bounding_box() == after
+    assert len(tops) == len({top.split("@")[0] for top in tops})
+
+
+@browser_test
+@BOTH
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+def test_what_is_touched_is_at_least_24_pixels(
+    opened: Callable[..., Opened], name: str, viewport: dict[str, int]
+) -> None:
+    boxes = opened(name, viewport).page.evaluate(f"""() =>
+      [...document.querySelector('alignlab-{name}').shadowRoot.querySelectorAll('button, input, select, svg[tabindex]')]
+        .map((e) => [e, e.getBoundingClientRect()])
+        .map(([e, box]) => [e.tagName + ' ' + e.className, box.width, box.height])""")
+    assert len(boxes) > 4
+    assert [box for box in boxes if min(box[1:]) < 24] == []
+
+
+@browser_test
+@BOTH
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(opened: Callable[..., Opened], name: str, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = opened(name, PHONE, theme).page
+
+    def serious() -> list[str]:
+        found = axe.Axe().run(page).response["violations"]
+        return [
+            f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in found if one["impact"] in ("serious", "critical")
+        ]
+
+    assert serious() == []
+    page.evaluate(f"document.querySelector('alignlab-{name}').shadowRoot.querySelector('label').remove()")
+    page.evaluate(
+        f"document.querySelector('alignlab-{name}').shadowRoot.querySelector('section').append(document.createElement('button'))"
+    )
+    assert any("button-name" in one for one in serious())  # axe looks inside
+
+
+@browser_test
+def test_the_same_seed_draws_the_same_tokens_and_a_changed_setting_starts_anew(opened: Callable[..., Opened]) -> None:
+    page = opened("decoding").page
+    element = page.locator("alignlab-decoding")
+    times = element.locator(".times")
+
+    def draws() -> list[str]:
+        element.get_by_role("button", name="Sample 100").click()
+        return times.all_text_contents()
+
+    first = draws()
+    numbers = [int(text) for text in first if text.isdigit()]
+    assert sum(numbers) == 100
+    element.get_by_role("button", name="Reset").click()
+    assert [text for text in times.all_text_contents() if text.isdigit()] == []
+    assert draws() == first
+    element.get_by_label("Seed").fill("2")
+    assert draws() != first
+
+
+@browser_test
+def test_cut_tokens_are_struck_and_say_which_rule_cut_them(opened: Callable[..., Opened]) -> None:
+    page = opened("decoding").page
+    element = page.locator("alignlab-decoding")
+    element.get_by_role("button", name="As the model has it").click()
+    assert element.locator(".row.gone").count() == 0
+    element.get_by_label("Top-k").evaluate(
+        "e => { e.value = 2; e.dispatchEvent(new Event('input')); }"
+    )  # its third value: 3
+    assert element.locator(".row.gone").count() == 12 - 3
+    assert set(element.locator(".row.gone .rule").all_text_contents()) == {"cut: top-k"}
+    assert (
+        element.locator(".row.gone .token").first.evaluate("e => getComputedStyle(e).textDecorationLine")
+        == "line-through"
+    )
+    element.get_by_role("button", name="Greedy").click()
+    assert element.locator(".row:not(.gone):not(.head):not(.rest)").count() == 1
+
+
+@browser_test
+def test_a_pair_can_be_read_by_key_by_finger_and_by_mouse(opened: Callable[..., Opened]) -> None:
+    page = opened("dpo").page
+    element = page.locator("alignlab-dpo")
+    title = element.locator(".card-head b")
+    plane = element.locator("svg.plane")
+    plane.focus()
+    page.keyboard.press("ArrowRight")
+    assert title.text_content() == "Pair 2 of 9"
+    page.keyboard.press("End")
+    assert title.text_content() == "Pair 9 of 9"
+    circle = element.locator("svg.plane circle[id$='-4']").bounding_box()
+    assert circle is not None
+    page.mouse.click(circle["x"] + circle["width"] / 2, circle["y"] + circle["height"] / 2)
+    assert title.text_content() == "Pair 5 of 9"
+    assert element.locator("dd.one").text_content() == "Question 4?"
+
+
+@browser_test
+def test_play_goes_through_training_and_stops_at_its_end(opened: Callable[..., Opened]) -> None:
+    page = opened("dpo").page
+    element = page.locator("alignlab-dpo")
+    element.get_by_role("button", name="Play").click()
+    page.wait_for_function(
+        "document.querySelector('alignlab-dpo').shadowRoot.querySelector('.play').textContent === 'Play'",
+        timeout=10_000,
+    )
+    assert element.locator(".time-slider output").text_content() == "40"
+
+
+@browser_test
+def test_the_run_toggle_shows_the_other_run_at_the_same_step(opened: Callable[..., Opened]) -> None:
+    page = opened("dpo").page
+    element = page.locator("alignlab-dpo")
+    loss = element.locator(".side .figure b").first
+    before, step = loss.text_content(), element.locator(".time-slider output").text_content()
+    element.get_by_role("button", name="fixed").click()
+    assert loss.text_content() != before
+    assert element.locator(".time-slider output").text_content() == step
+    run = dpo_data()["runs"][1]
+    k = run["steps"].index(int(step or 0))
+    margins = [pair["chosen_logratio"][k] - pair["rejected_logratio"][k] for pair in run["pairs"]]
+    assert loss.text_content() == f"{sum(math.log1p(math.exp(-0.1 * m)) for m in margins) / 9:.3f}"
