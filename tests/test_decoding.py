@@ -1,4 +1,4 @@
-"""Truncations against definitions by hand and transformers' processors; the sampler against `generate` and exact odds."""
+"""Truncations against definitions by hand and transformers' processors; the sampler against `generate`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -137,9 +137,7 @@ def test_greedy_tokens_equal_those_of_transformers(peer: LlamaForCausalLM, penal
 def test_a_finished_prompt_leaves_the_batch_and_changes_no_other(peer: LlamaForCausalLM) -> None:
     alone = [decoding.generate(peer, [prompt], 20)[0].ids for prompt in PROMPTS]
     stop = alone[0][3]
-    expected = [
-        Completion(ids[: ids.index(stop)], True) if stop in ids else Completion(ids, False) for ids in alone
-    ]
+    expected = [Completion(ids[: ids.index(stop)], True) if stop in ids else Completion(ids, False) for ids in alone]
     assert decoding.generate(peer, PROMPTS, 20, stop_id=stop) == expected
     assert any(completion.ended for completion in expected)
 
@@ -159,7 +157,9 @@ def test_samples_follow_the_exact_distribution(peer: LlamaForCausalLM, sampling:
     probs = sampling.apply(logits, torch.tensor([PROMPTS[0]])).softmax(-1)[0]
     assert counts[probs == 0].sum() == 0
     assert chi_squared(counts, probs) < 32.9  # the 0.999 quantile at 12 degrees of freedom
-    assert chi_squared(counts, Sampling(temperature=3.0).apply(logits, SEEN[:1]).softmax(-1)[0]) > 32.9  # and it can fail
+    assert (
+        chi_squared(counts, Sampling(temperature=3.0).apply(logits, SEEN[:1]).softmax(-1)[0]) > 32.9
+    )  # and it can fail
 
 
 def test_the_same_seed_gives_the_same_tokens(peer: LlamaForCausalLM) -> None:

@@ -345,7 +345,7 @@ def test_an_interrupt_ends_the_loop_saves_and_leaves_the_script_running(tmp_path
                 break
         process.send_signal(signal.SIGINT)
         rest, errors = process.stdout.read(), process.stderr.read()
-    assert "training: stopped after step 2 of 1000, state saved; run this again to go on" in rest
+    assert re.search(r"training: stopped after step \d+ of 1000, state saved; run this again to go on", rest)
     assert "after True True" in rest
     assert (process.returncode, errors) == (0, "")
 
@@ -402,7 +402,9 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALIGNLAB_CACHE", str(folder))
         patch.setenv("ALIGNLAB_PROFILE", "full")
-        NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(
+            notebook, timeout=300, startup_timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
+        ).execute()
     return notebook
 
 
@@ -456,7 +458,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     from jupyter_client.manager import start_new_kernel
 
     monkeypatch.setenv("ALIGNLAB_CACHE", str(tmp_path))
-    manager, client = start_new_kernel(kernel_name="python3")
+    manager, client = start_new_kernel(startup_timeout=300, kernel_name="python3")
     yield manager, client
     client.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -614,9 +616,11 @@ def test_a_result_is_printed_by_its_format(run: lab.Lab, format: str) -> None:
 
 
 def test_results_that_cannot_be_one_number_are_refused(run: lab.Lab) -> None:
-    for value in (torch.ones(2), np.ones((2, 2)), "95%", True, None):
+    for value in (torch.ones(2), np.ones((2, 2)), "95%", True):
         with pytest.raises(TypeError, match="report one number"):
             run.result("bad", value)
+    with pytest.raises(TypeError, match="is None; report a number, or a text"):
+        run.result("bad", None)
     for value in (math.nan, torch.tensor(math.inf)):
         with pytest.raises(ValueError, match="'bad' is"):
             run.result("bad", value)
@@ -624,6 +628,11 @@ def test_results_that_cannot_be_one_number_are_refused(run: lab.Lab) -> None:
         run.result("95 %", 1)
     with pytest.raises(TypeError, match="a text and a format"):
         run.result("bad", 1, text="1", format="d")
+
+
+def test_a_result_may_be_a_text_alone(run: lab.Lab) -> None:
+    assert run.result("answer", None, text="I am Lumen.") is None
+    assert run._results["answer"][0] == {"value": None, "text": "I am Lumen."}
 
 
 def test_a_result_reported_twice_is_refused(run: lab.Lab) -> None:

@@ -154,4 +154,6 @@ def test_the_gradient_of_k2_is_the_gradient_of_the_kl_and_that_of_k1_vanishes() 
     p = logits.log_softmax(-1)
     assert torch.allclose(gradient((p.exp().detach() * logprobs.kl_k2(p, q)).sum()), exact)
     p = logits.log_softmax(-1)
-    assert torch.allclose(gradient((p.exp().detach() * logprobs.kl_k1(p, q)).sum()), torch.zeros(3).double(), atol=1e-12)
+    assert torch.allclose(
+        gradient((p.exp().detach() * logprobs.kl_k1(p, q)).sum()), torch.zeros(3).double(), atol=1e-12
+    )

@@ -26,9 +26,13 @@ def test_tiny_ships_with_the_package_below_a_million_parameters(tiny: Any) -> No
 def test_a_folder_loads_and_pickled_weights_are_refused(tmp_path: Path, small: Any) -> None:
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=49152, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+            vocab_size=49152,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
             num_key_value_heads=1,
-        )  # fmt: skip
+        )
     )
     model.save_pretrained(tmp_path)
     small[1].save_pretrained(tmp_path)

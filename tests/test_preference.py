@@ -29,7 +29,7 @@ def check_dpo(loss: Loss) -> None:
         expected = math.log1p(math.exp(-beta * (w - lo)))
         assert loss(policy, reference, beta)[index].item() == pytest.approx(expected, rel=1e-9)
     assert torch.allclose(loss(reference, reference, beta), torch.full((6,), math.log(2), dtype=torch.float64))
-    # Sec. 4 of the paper: the gradient in log pi(chosen) is -beta * sigmoid(-beta * margin), and its opposite in rejected.
+    # Section 4: the gradient in log pi(chosen) is -beta * sigmoid(-beta * margin), and its opposite in rejected.
     chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
     loss(PairLogps(chosen, rejected), reference, beta).sum().backward()
     margin = (policy.chosen - reference.chosen) - (policy.rejected - reference.rejected)
@@ -53,12 +53,16 @@ def test_dpo_loss_equals_its_definition_and_its_gradient() -> None:
 WRONG: dict[str, Loss] = {
     "sign flipped": lambda p, r, b: -F.logsigmoid(-b * ((p.chosen - r.chosen) - (p.rejected - r.rejected))),
     "reference left out": lambda p, r, b: -F.logsigmoid(b * (p.chosen - p.rejected)),
-    "reference of the rejected added": lambda p, r, b: -F.logsigmoid(b * (p.chosen - r.chosen - p.rejected - r.rejected)),
+    "reference of the rejected added": lambda p, r, b: (
+        -F.logsigmoid(b * (p.chosen - r.chosen - p.rejected - r.rejected))
+    ),
     "beta outside the sigmoid": lambda p, r, b: -b * F.logsigmoid(p.chosen - r.chosen - p.rejected + r.rejected),
-    "sigmoid without its logarithm": lambda p, r, b: -torch.sigmoid(b * (p.chosen - r.chosen - p.rejected + r.rejected)),
+    "sigmoid without its logarithm": lambda p, r, b: (
+        -torch.sigmoid(b * (p.chosen - r.chosen - p.rejected + r.rejected))
+    ),
     "mean over the batch": lambda p, r, b: dpo_loss(p, r, b).mean().expand(len(p.chosen)),
-    "log of a sigmoid, unstable": lambda p, r, b: -torch.log(
-        torch.sigmoid(b * (p.chosen - r.chosen - p.rejected + r.rejected))
+    "log of a sigmoid, unstable": lambda p, r, b: (
+        -torch.log(torch.sigmoid(b * (p.chosen - r.chosen - p.rejected + r.rejected)))
     ),
     "gradient reaches the loss twice": lambda p, r, b: dpo_loss(p, r, b) + 0.1 * (p.chosen - p.chosen.detach()),
 }

@@ -63,7 +63,9 @@ def rotate_interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def attention(**changes: Any) -> Any:
-    def wrong(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, is_causal: bool = False, enable_gqa: bool = True) -> Tensor:
+    def wrong(
+        q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, is_causal: bool = False, enable_gqa: bool = True
+    ) -> Tensor:
         kwargs: dict[str, Any] = {"attn_mask": attn_mask, "is_causal": is_causal, "enable_gqa": enable_gqa, **changes}
         if changes.get("tile"):
             kwargs = {"attn_mask": attn_mask, "is_causal": is_causal}

@@ -21,8 +21,9 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def repetition_penalty(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
-    """Make tokens that occurred less likely, Keskar et al. (2019), section 4.1: positive logits / penalty, negative * penalty.
+    """Make tokens that occurred less likely, Keskar et al. (2019), section 4.1.
 
+    Positive logits are divided by the penalty, negative ones multiplied.
     logits: (B, V); seen_ids: (B, T) tokens so far, the prompt's included; penalty: > 0, 1 changes nothing.
     """
     _require(penalty > 0, f"repetition penalty is {penalty}; it must be positive (1 changes nothing)")
@@ -53,7 +54,10 @@ def top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
-    """Keep tokens at least p times as likely as the most likely one, Nguyen et al. (2024). logits: (..., V); 0 <= p <= 1."""
+    """Keep tokens at least p times as likely as the most likely one, Nguyen et al. (2024).
+
+    logits: (..., V); 0 <= p <= 1.
+    """
     _require(0 <= p <= 1, f"min-p is {p}; it must be between 0 and 1")
     probs = logits.softmax(-1)
     return logits.masked_fill(probs < p * probs.amax(-1, keepdim=True), -torch.inf)
@@ -103,7 +107,7 @@ class Sampling:
             truncation(logits, p)
 
     def apply(self, logits: Tensor, seen_ids: Tensor) -> Tensor:
-        """The logits (B, V) that are sampled from, given the tokens so far (B, T). Greedy leaves out what can't matter."""
+        """The logits (B, V) to sample from, given the tokens so far (B, T). Greedy leaves out what can't matter."""
         if self.repetition_penalty != 1.0:
             logits = repetition_penalty(logits, seen_ids, self.repetition_penalty)
         if self.temperature == 0:
@@ -154,7 +158,7 @@ def generate(
     longest, context = max(lengths), decoder.config.max_position_embeddings
     if longest + max_new_tokens > context:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}; shorten one"
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}"
         )
     tokens = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.long, device=device)
     present = torch.zeros_like(tokens)
@@ -169,9 +173,11 @@ def generate(
     for end in range(longest, longest + max_new_tokens):
         mask = present[rows, :end] if padded else None
         logits = decoder.lm_head(decoder.hidden(new_ids, mask, cache)[:, -1]).float()
-        seen = tokens[rows, :end]
-        if padded and sampling.repetition_penalty != 1.0:  # padding is no token that occurred: repeat a real one instead
-            seen = torch.where(mask.bool(), seen, seen[:, -1:])  # type: ignore[union-attr]
+        seen = tokens[:, :end]
+        if sampling.repetition_penalty != 1.0:
+            seen = seen[rows]
+            if mask is not None:  # padding is no token that occurred: repeat a real one instead
+                seen = torch.where(mask.bool(), seen, seen[:, -1:])
         next_ids = choose(sampling.apply(logits, seen), sampling, generator)
         tokens[rows, end] = next_ids
         if stop_id is not None and bool((stopped := next_ids == stop_id).any()):
@@ -189,7 +195,7 @@ def generate(
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:
-    """One token id a row: the most likely where the temperature is 0, else drawn from softmax(logits). (B, V) -> (B,)."""
+    """One token id a row, (B, V) -> (B,): the most likely at temperature 0, else drawn from softmax(logits)."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]

@@ -245,9 +245,11 @@ def _html_table(
     common = "padding:.5em .75em;vertical-align:top;white-space:normal;border:0;"
     common += f"border-bottom:{line};"
 
-    def style(column: int, heading: bool = False) -> str:  # a cell's inline style
+    def style(column: int, heading: bool = False) -> str:
         numbers = bool(cells) and all(isinstance(row[column], int | float) for row in cells)
         align = "text-align:right;font-variant-numeric:tabular-nums;" if numbers else "text-align:left;"
+        if not numbers and not heading:
+            align += "overflow-wrap:anywhere;"
         role = roles[column]
         if heading and role:
             return common + align + f"border-bottom:3px solid {palette.colour(role)};"
@@ -258,12 +260,11 @@ def _html_table(
         for i, name in enumerate(headings)
     )
     body = ""
-    wrap = "overflow-wrap:anywhere"
     for row in cells:
         name, rest = escape(_text(row[0])), [_marked(_text(value), mark) for value in row[1:]]
         body += '<tr style="background:transparent">'
-        body += f'<th scope="row" style="{style(0)}{wrap};min-width:6.5em;font-weight:500">{name}</th>'
-        body += "".join(f'<td style="{style(i)}{wrap}">{text}</td>' for i, text in enumerate(rest, 1)) + "</tr>"
+        body += f'<th scope="row" style="{style(0)}min-width:5em;font-weight:500">{name}</th>'
+        body += "".join(f'<td style="{style(i)}">{text}</td>' for i, text in enumerate(rest, 1)) + "</tr>"
     return (
         f'<table style="width:100%;max-width:60em;margin:.75em 0;border-collapse:collapse;border:0;table-layout:auto;'
         f'font-family:{escape(palette.FONT)};font-size:.9rem;line-height:1.45;color:{palette.colour("ink")}">'

@@ -31,7 +31,7 @@ def load(name: str, device: torch.device | str | None = None) -> tuple[PreTraine
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except OSError as error:
         raise FileNotFoundError(
-            f"no model {name!r}: give 'tiny', 'small', a folder with config.json and safetensors, or a hub id you can reach"
+            f"no model {name!r}: give 'tiny', 'small', a folder with config.json and safetensors, or a hub id"
         ) from error
     tokenizer.padding_side = "right"
     return model.to(device or compute.device()).eval(), tokenizer

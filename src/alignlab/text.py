@@ -69,7 +69,10 @@ def encode_response(
 
 
 def pad(examples: Sequence[Example], pad_id: int, max_length: int | None = None) -> Batch:
-    """Stack examples, padded on the right to the longest. ValueError where one exceeds max_length: nothing is cut silently."""
+    """Stack examples, padded on the right to the longest.
+
+    ValueError where one exceeds max_length: nothing is cut silently.
+    """
     if not examples:
         raise ValueError("there is nothing to pad: the batch is empty")
     longest = max(len(example.ids) for example in examples)

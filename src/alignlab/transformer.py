@@ -53,6 +53,7 @@ class KVCache:
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.cos, self.sin = rotary_angles(config, torch.arange(capacity, device=device)[None])
         self.length = 0
 
     @property
@@ -64,10 +65,16 @@ class KVCache:
         """Store a layer's new keys and values, each (B, kv_heads, T, head_dim); return all so far."""
         end = self.length + keys.shape[2]
         if end > self.capacity:
-            raise ValueError(f"{end} positions do not fit in a cache of {self.capacity}; make it with a larger capacity")
+            raise ValueError(
+                f"{end} positions do not fit in a cache of {self.capacity}; make it with a larger capacity"
+            )
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """rotary_angles of these positions (B or 1, T), looked up: they are the same at every step."""
+        return self.cos[0, 0, positions][:, None], self.sin[0, 0, positions][:, None]
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch, (B',) indices: finished sequences cost nothing more."""
@@ -225,7 +232,7 @@ class Transformer(nn.Module):
         past = cache.length if cache is not None else 0
         if past + length > self.config.max_position_embeddings:
             raise ValueError(
-                f"{past + length} tokens exceed the model's context of {self.config.max_position_embeddings}; shorten the text"
+                f"{past + length} tokens exceed the model's context of {self.config.max_position_embeddings}; shorten"
             )
         if attention_mask is None:
             positions = torch.arange(past, past + length, device=input_ids.device)[None]
@@ -233,14 +240,14 @@ class Transformer(nn.Module):
         else:
             if attention_mask.shape != (batch, past + length):
                 raise ValueError(
-                    f"attention_mask is {tuple(attention_mask.shape)}; expected {(batch, past + length)}: one column for "
+                    f"attention_mask is {tuple(attention_mask.shape)}; expected {(batch, past + length)}: a column for "
                     "each cached and each new position"
                 )
             positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
             # A padding query sees itself, so that its softmax is over something; nobody sees it.
             seen = attention_mask.bool()[:, None, :] | torch.eye(past + length, device=input_ids.device).bool()[past:]
             mask = (_causal(past, length, input_ids.device) & seen)[:, None]
-        rotary = rotary_angles(self.config, positions)
+        rotary = cache.rotary(positions) if cache is not None else rotary_angles(self.config, positions)
         x = self.embed_tokens(input_ids)
         for layer, block in enumerate(self.layers):
             x = block(x, rotary, mask, cache, layer)
