@@ -53,7 +53,6 @@ class KVCache:
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.cos, self.sin = rotary_angles(config, torch.arange(capacity, device=device)[None])
         self.length = 0
 
     @property
@@ -71,10 +70,6 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """rotary_angles of these positions (B or 1, T), looked up: they are the same at every step."""
-        return self.cos[0, 0, positions][:, None], self.sin[0, 0, positions][:, None]
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows of the batch, (B',) indices: finished sequences cost nothing more."""
@@ -245,9 +240,9 @@ class Transformer(nn.Module):
                 )
             positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
             # A padding query sees itself, so that its softmax is over something; nobody sees it.
-            seen = attention_mask.bool()[:, None, :] | torch.eye(past + length, device=input_ids.device).bool()[past:]
-            mask = (_causal(past, length, input_ids.device) & seen)[:, None]
-        rotary = cache.rotary(positions) if cache is not None else rotary_angles(self.config, positions)
+            mask = attention_mask.bool()[:, None, :] & _causal(past, length, input_ids.device)
+            mask = (mask | _itself(past, length, input_ids.device))[:, None]
+        rotary = rotary_angles(self.config, positions)
         x = self.embed_tokens(input_ids)
         for layer, block in enumerate(self.layers):
             x = block(x, rotary, mask, cache, layer)
@@ -262,5 +257,9 @@ class Transformer(nn.Module):
 
 def _causal(past: int, length: int, device: torch.device) -> Tensor:
     """(length, past + length): which positions each new token may see, itself included."""
-    rows = torch.arange(past, past + length, device=device)[:, None]
-    return torch.arange(past + length, device=device)[None] <= rows
+    return torch.arange(past + length, device=device) <= torch.arange(past, past + length, device=device)[:, None]
+
+
+def _itself(past: int, length: int, device: torch.device) -> Tensor:
+    """(length, past + length): each new token's own position."""
+    return torch.arange(past + length, device=device) == torch.arange(past, past + length, device=device)[:, None]
