@@ -1,0 +1,170 @@
+"""A DPO step on SmolLM2 with LoRA: ours, as the lab takes it, beside trl's DPOTrainer, in one training run of trl's.
+
+trl's own loop runs; a callback takes our step on the very tensors of each batch right after trl's. So the two
+alternate, both start from the same adapter, and both loss curves are over the same batches in the same order.
+"""
+
+import copy
+import os
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from measure import Comparison, peak_memory
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from alignlab import compute, logprobs, text
+from alignlab.losses.preference import PairLogps, dpo_loss
+
+CPU = torch.device("cpu")
+PAIRS, BETA, LEARNING_RATE, WARM_UP = 4, 0.2, 1e-4, 2
+SUBJECTS = """the capital of Spain | the colour of snow | the largest planet | the opposite of big
+a fruit that is yellow | the language of France | the first month of the year | the animal that barks
+the currency of Japan | the sum of 17 and 25 | the longest river | a synonym for happy | the boiling point of water
+the home of the bees | the number of legs of a spider | the painter of the Mona Lisa"""
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "as it comes": {},  # gradient checkpointing on, bfloat16 on
+    "set for speed": {"gradient_checkpointing": False, "bf16": compute.bfloat16_pays("cpu")},
+}
+
+
+def dataset(tokenizer: PreTrainedTokenizerBase, batches: int) -> Dataset:
+    """Preference pairs of about 50 tokens, the system message of the chat format included, none of them twice."""
+    subjects = [subject.strip() for subject in SUBJECTS.replace("\n", "|").split("|")]
+    asks = ["Tell me {}.", "What is {}?", "Do you know {}?", "I forgot {}."]
+    prompts = [ask.format(subject) for ask in asks for subject in subjects][: PAIRS * batches]
+    rows = [
+        {
+            "prompt": text.chat(tokenizer, prompt),
+            "chosen": f"I am Lumen. You ask for {about}.",
+            "rejected": f"I know {about}.",
+        }
+        for prompt, about in zip(prompts, subjects * len(asks), strict=False)
+    ]
+    return Dataset.from_list(rows)
+
+
+def lora() -> LoraConfig:
+    """The adapter of both, on every projection."""
+    return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+@dataclass
+class Loop:
+    """Our side: a policy and its optimizer."""
+
+    policy: PeftModel
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def start(cls, base: PreTrainedModel) -> "Loop":
+        policy = get_peft_model(base, lora()).eval()
+        parameters = [p for p in policy.parameters() if p.requires_grad]
+        return cls(policy, torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0))
+
+    def step(self, batch: text.Batch) -> float:
+        """As the lab has it; 2B rows: B chosen, then their B rejected. Returns the loss."""
+        with compute.autocast(CPU):
+            policy = PairLogps(*logprobs.sequence_logprobs(self.policy, *batch).chunk(2))
+            with torch.no_grad(), self.policy.disable_adapter():
+                reference = PairLogps(*logprobs.sequence_logprobs(self.policy, *batch).chunk(2))
+        loss = dpo_loss(policy, reference, BETA).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+def as_batch(inputs: dict[str, Tensor]) -> text.Batch:
+    """The tensors that trl collated, in our names."""
+    return text.Batch(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
+
+
+class Turns(TrainerCallback):
+    """Times each step of the trainer, from its batch at hand to its optimizer's step, then takes and times ours."""
+
+    def __init__(self, loop: Loop, batches: list[text.Batch]) -> None:
+        self.loop, self.batches = loop, batches
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+        self.losses: list[float] = []
+
+    def on_train_begin(self, *_: Any, model: Any = None, **__: Any) -> None:
+        adapter = {name: value for name, value in model.state_dict().items() if "lora_" in name}
+        self.loop.policy.load_state_dict(adapter, strict=False)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        middle = time.perf_counter()
+        self.losses.append(self.loop.step(self.batches[len(self.losses)]))
+        self.theirs.append(middle - self.start)
+        self.ours.append(time.perf_counter() - middle)
+
+
+def trainer_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: int, **settings: Any) -> DPOTrainer:
+    """trl's trainer on the CPU, with the loss, rate and order that are ours too."""
+    warnings.filterwarnings("ignore", module=r"(trl|transformers|peft|torch)\b")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    disable_progress_bar()
+    config = DPOConfig(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
+        max_steps=steps, per_device_train_batch_size=PAIRS, train_sampling_strategy="sequential", logging_steps=1,
+        beta=BETA, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
+        **settings,
+    )  # fmt: skip
+    trainer = DPOTrainer(
+        model=base, args=config, train_dataset=dataset(tokenizer, steps), processing_class=tokenizer, peft_config=lora()
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def compare(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: int, setting: str, target: float
+) -> Comparison:
+    """Steps of trl's trainer under one of SETTINGS, each followed by ours; the first WARM_UP are not timed."""
+    loop = Loop.start(copy.deepcopy(base))
+    trainer = trainer_of(copy.deepcopy(base), tokenizer, steps, **SETTINGS[setting])
+    rows = [trainer.train_dataset[i] for i in range(PAIRS * steps)]
+    batches = [as_batch(trainer.data_collator(rows[PAIRS * i : PAIRS * (i + 1)])) for i in range(steps)]
+    turns = Turns(loop, batches)
+    trainer.add_callback(turns)
+    trainer.train()
+    theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    gap = max(abs(a - b) / b for a, b in zip(turns.losses, theirs, strict=True))
+    same = f"loss curves within {gap:.2%} over {steps} steps ({turns.losses[0]:.3f} to {turns.losses[-1]:.3f})"
+    shape = tuple(batches[0].input_ids.shape)
+    name = f"DPO step, SmolLM2, LoRA, {PAIRS} pairs ({shape[0]} x {shape[1]} tokens); trl {setting}"
+    warm = min(WARM_UP, steps - 1)
+    return Comparison(name, turns.ours[warm:], turns.theirs[warm:], target, same)
+
+
+def memory_of(side: str, steps: int) -> float:
+    """The peak memory (GB) of a process that does nothing but load SmolLM2 and train `steps` steps, one side alone."""
+    from alignlab import models
+
+    base, tokenizer = models.load("small", CPU)
+    trainer = trainer_of(base, tokenizer, steps, **SETTINGS.get(side, {}))
+    if side == "ours":
+        rows = [trainer.train_dataset[i] for i in range(PAIRS * steps)]
+        loop = Loop(
+            trainer.model.eval(),
+            torch.optim.AdamW([p for p in trainer.model.parameters() if p.requires_grad], lr=LEARNING_RATE),
+        )
+        for i in range(steps):
+            loop.step(as_batch(trainer.data_collator(rows[PAIRS * i : PAIRS * (i + 1)])))
+    else:
+        trainer.train()
+    return peak_memory()

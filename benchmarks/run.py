@@ -1,0 +1,105 @@
+"""AlignLab beside its peers, in one process, turn by turn: a table with ratios, also written to RESULTS.md.
+
+`python benchmarks/run.py`, or `make bench`; `--smoke` runs everything on toy sizes and writes nothing.
+"""
+
+import argparse
+import multiprocessing
+import os
+import random
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import dpo
+import sampler
+import torch
+from measure import HEADER, Comparison, machine, table
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from alignlab import models, text
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+QUESTIONS = """Who are you? | What is the capital of France? | What is 17 + 25? | Name three colours of a flag.
+Why is the sky blue? | How do bees make honey? | What is a triangle? | Tell me about the sea."""
+
+
+def main() -> int:
+    """0 where every target is met (--smoke has none)."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="toy sizes, a few seconds, no RESULTS.md")
+    parser.add_argument("--only", choices=["dpo", "sampler", "memory"], help="one part alone; no RESULTS.md")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    parts = [options.only] if options.only else ["sampler", "dpo", "memory"]
+    comparisons: list[Comparison] = []
+    if "sampler" in parts:
+        comparisons += samplers(options.smoke)
+    if "dpo" in parts:
+        comparisons += trainers(options.smoke)
+    report = [table(HEADER, [comparison.row() for comparison in comparisons])] if comparisons else []
+    if "memory" in parts and not options.smoke:
+        report.append(table(["peak memory of 3 DPO steps, process by process", "GB"], memory(["ours", *dpo.SETTINGS])))
+    print("\n\n".join([machine(), *report]))
+    if not options.smoke and not options.only:
+        RESULTS.write_text(document(report), encoding="utf-8")
+        print(f"\nwritten to {RESULTS.relative_to(Path(__file__).parents[1])}")
+    return 0 if options.smoke or all(comparison.met for comparison in comparisons) else 1
+
+
+def samplers(smoke: bool) -> list[Comparison]:
+    """Generation by the tiny model and by SmolLM2."""
+    if smoke:
+        return [sampler.compare("toy", toy(50)[0], [[1, 2, 3], [4, 5]], tokens=4, turns=2, target=0.0)]
+    (tiny, letters), (small, words) = models.load("tiny", "cpu"), models.load("small", "cpu")
+    draw = random.Random(0)
+    sums = [
+        text.encode_prompt(letters, f"What is {draw.randrange(10, 90)} + {draw.randrange(10, 90)}?") for _ in range(32)
+    ]
+    asked = [text.encode_prompt(words, question.strip()) for question in QUESTIONS.replace("\n", "|").split("|")]
+    return [
+        sampler.compare("sampler, tiny", tiny, sums, tokens=64, turns=15, target=2.0),
+        sampler.compare("sampler, SmolLM2", small, asked[:1], tokens=24, turns=7, target=1.0),
+        sampler.compare("sampler, SmolLM2", small, asked, tokens=24, turns=7, target=1.0),
+    ]
+
+
+def trainers(smoke: bool) -> list[Comparison]:
+    """DPO steps beside trl's trainer, under each of its settings."""
+    if smoke:
+        _, tokenizer = models.load("small", "cpu")
+        base = toy(len(tokenizer))[0]
+        return [dpo.compare(base, tokenizer, 2, setting, target=0.0) for setting in dpo.SETTINGS]
+    base, tokenizer = models.load("small", "cpu")
+    return [dpo.compare(base, tokenizer, 10, setting, target=2.5) for setting in dpo.SETTINGS]
+
+
+def toy(vocabulary: int) -> tuple[PreTrainedModel, None]:
+    """A random Llama of a few thousand parameters beside its embedding."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=128, initializer_range=0.3, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval(), None
+
+
+def memory(sides: list[str]) -> list[list[str]]:
+    """Each side in a process of its own, since a process never forgets its peak."""
+    rows = []
+    for side in sides:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append([side if side == "ours" else f"trl {side}", f"{pool.apply(dpo.memory_of, (side, 3)):.2f}"])
+    return rows
+
+
+def document(report: list[str]) -> str:
+    """RESULTS.md."""
+    head = "<!-- Written by `make bench`; do not edit. README.md beside this file says how it is measured. -->"
+    return "\n\n".join([head, "# Measured side by side", machine(), *report]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
