@@ -370,7 +370,7 @@ def test_the_first_load_of_a_chapter_page_is_under_a_megabyte(browser: Any, orig
 def test_fonts_swap_without_moving_the_text(browser: Any, origin: str) -> None:
     """Layout shift over the whole load of the 3.3 page, fonts and mathematics included, stays under 0.25.
 
-    Web Vitals calls under 0.1 good and over 0.25 poor; a machine that paints late shifts less, one that paints early more.
+    Web Vitals calls under 0.1 good and over 0.25 poor; the earlier a machine paints, the more it shifts.
     """
     with visiting(browser, origin) as reader:
         reader.page.add_init_script(

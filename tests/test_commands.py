@@ -330,10 +330,15 @@ def test_start_without_network_says_so_and_still_opens_what_is_here(tree: Path):
         assert "is incomplete or damaged" in said
         assert "check the network" in said
         assert "Going on without the model" in said
-        assert "Traceback" not in said
+        children = psutil.Process(process.pid).children(recursive=True)
     finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)  # at once, before it has begun to wait
+        rest = process.communicate(timeout=30)[0]
+    assert "Traceback" not in said + rest
+    assert process.returncode == 0, rest
+    psutil.wait_procs(children, timeout=10)
+    assert children
+    assert not [child for child in children if child.is_running()], "a process was left behind"
 
 
 @pytest.mark.slow

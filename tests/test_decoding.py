@@ -98,6 +98,13 @@ def test_a_wrong_truncation_is_rejected(name: str) -> None:
         check(wrong)
 
 
+def test_at_probability_1_no_token_of_a_large_vocabulary_is_cut() -> None:
+    logits = 2 * torch.randn(8, 49152, generator=torch.Generator().manual_seed(0))
+    sums = logits.softmax(-1).sort(descending=True).values.cumsum(-1)
+    assert (sums[:, :-1] >= 1).any()  # the rounded sum reaches 1 too early
+    assert decoding.top_p(logits, 1.0).isfinite().all() and decoding.typical(logits, 1.0).isfinite().all()
+
+
 def test_temperature_comes_before_truncation() -> None:
     """At temperature 2 the same top-p keeps more tokens than it would on the untouched distribution."""
     logits = torch.tensor([[0.6, 0.3, 0.07, 0.03]]).log()
@@ -142,6 +149,21 @@ def test_a_finished_prompt_leaves_the_batch_and_changes_no_other(peer: LlamaForC
     assert any(completion.ended for completion in expected)
 
 
+def test_a_stop_token_at_once_and_no_new_tokens_give_empty_answers(peer: LlamaForCausalLM) -> None:
+    first = decoding.generate(peer, PROMPTS[:1], 1)[0].ids[0]
+    assert decoding.generate(peer, PROMPTS[:1], 5, stop_id=first) == [Completion([], True)]
+    assert decoding.generate(peer, PROMPTS, 0) == [Completion([], False)] * 3
+
+
+def test_the_cache_takes_the_precision_of_the_model(peer: LlamaForCausalLM) -> None:
+    expected = [completion.ids[0] for completion in decoding.generate(peer, PROMPTS, 3)]
+    half = LlamaForCausalLM(peer.config).to(torch.bfloat16).eval()
+    half.load_state_dict(peer.state_dict())
+    assert [completion.ids[0] for completion in decoding.generate(half, PROMPTS, 3)] == expected
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [completion.ids[0] for completion in decoding.generate(peer, PROMPTS, 3)] == expected
+
+
 def chi_squared(counts: Tensor, probs: Tensor) -> float:
     expected = probs * counts.sum()
     return ((counts - expected).square() / expected)[expected > 5].sum().item()
@@ -175,6 +197,7 @@ def test_the_same_seed_gives_the_same_tokens(peer: LlamaForCausalLM) -> None:
     [
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"top_k": 0}, "top-k is 0"),
+        ({"top_k": 2.5}, "top-k is 2.5"),
         ({"top_p": 0.0}, "top-p is 0.0"),
         ({"top_p": 1.5}, "top-p is 1.5"),
         ({"min_p": -0.1}, "min-p is -0.1"),
@@ -188,8 +211,12 @@ def test_a_parameter_out_of_range_is_told_with_its_value(arguments: dict[str, An
 
 
 def test_an_empty_prompt_and_one_over_the_context_are_refused(peer: LlamaForCausalLM) -> None:
-    with pytest.raises(ValueError, match="prompt is empty"):
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
         decoding.generate(peer, [[1], []], 3)
+    with pytest.raises(ValueError, match="no prompts"):
+        decoding.generate(peer, [], 3)
+    with pytest.raises(ValueError, match="max_new_tokens is -1"):
+        decoding.generate(peer, [[1]], -1)
     with pytest.raises(ValueError, match="exceed the model's context of 64"):
         decoding.generate(peer, [[1] * 60], 5)
 

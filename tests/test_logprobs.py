@@ -90,6 +90,17 @@ def test_probabilities_of_all_responses_sum_to_one(decoder: Transformer) -> None
     assert total == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_model_of_any_precision_is_scored(decoder: Transformer, dtype: torch.dtype) -> None:
+    other = Transformer(decoder.config).to(dtype)
+    other.load_state_dict(decoder.state_dict())
+    with torch.no_grad():
+        values = logprobs.sequence_logprobs(other, IDS, ATTENTION, RESPONSE)
+        expected = logprobs.sequence_logprobs(decoder, IDS, ATTENTION, RESPONSE)
+    assert values.dtype == torch.float32
+    assert torch.allclose(values, expected, atol=0.5 if dtype == torch.bfloat16 else 1e-5)
+
+
 def test_a_row_without_response_is_refused_by_number(decoder: Transformer) -> None:
     with pytest.raises(ValueError, match=r"rows \[1\]"):
         logprobs.sequence_logprobs(decoder, IDS, ATTENTION, RESPONSE * torch.tensor([[1], [0]]))
@@ -142,7 +153,7 @@ def test_a_wrong_k3_is_rejected(name: str) -> None:
 
 
 def test_the_gradient_of_k2_is_the_gradient_of_the_kl_and_that_of_k1_vanishes() -> None:
-    """In expectation over samples of p, Schulman (2020): exact sums over three outcomes."""
+    """In expectation over samples of p, Tang and Munos (2025): exact sums over three outcomes."""
     logits = torch.tensor([0.4, -0.3, 0.1], dtype=torch.float64, requires_grad=True)
     q = torch.tensor([0.2, 0.5, 0.3]).double().log()
 

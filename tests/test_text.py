@@ -50,16 +50,18 @@ def test_padding_is_on_the_right_and_marked_nowhere() -> None:
 def test_padding_refuses_what_it_would_have_to_cut() -> None:
     with pytest.raises(ValueError, match="3 tokens, more than max_length = 2"):
         text.pad(EXAMPLES, pad_id=0, max_length=2)
+    with pytest.raises(ValueError, match="example 1 has 3 tokens and a response mask of 1"):
+        text.pad([EXAMPLES[0], Example([5, 6, 7], [1])], pad_id=0)
     with pytest.raises(ValueError, match="batch is empty"):
         text.pad([], pad_id=0)
 
 
 def test_packing_keeps_every_example_whole_and_reaches_the_fewest_bins() -> None:
-    sizes = [7, 5, 4, 3, 3, 2]  # 24 tokens: three bins of 8 hold them exactly
+    sizes = [3, 4, 5, 4, 6, 2]  # 24 tokens: three bins of 8 hold them exactly; best fit in this order takes four
     examples = [Example([size] * size, [1] * size) for size in sizes]
     bins = text.pack(examples, length=8)
     assert sorted(len(example.ids) for group in bins for example in group) == sorted(sizes)
     assert all(sum(len(example.ids) for example in group) <= 8 for group in bins)
-    assert len(bins) <= 4  # best fit needs at most 11/9 of the optimum
+    assert len(bins) == 3
     with pytest.raises(ValueError, match="9 tokens"):
         text.pack([Example([0] * 9, [1] * 9)], length=8)

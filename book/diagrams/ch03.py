@@ -377,8 +377,8 @@ def initialization(narrow: bool = False) -> Diagram:
         "initialization",
         "Policy and reference are one network: the LoRA adapter is switched on or off",
         f"The base matrix W, {HIDDEN} by {HIDDEN} in the query projection, is frozen. LoRA adds the product of B, "
-        "out by r, which starts at zero, and A, r by in, which starts random. With the adapter on, the layer "
-        "computes W x plus (alpha over r) B A x: the policy. With it off it computes W x: the reference. At step "
+        "out by rho (the rank), which starts at zero, and A, rho by in, which starts random. With the adapter on, the layer "
+        "computes W x plus (alpha over rho) B A x: the policy. With it off it computes W x: the reference. At step "
         "0 B is zero, so both give the same log-probabilities: every log-ratio and every margin is 0, and the "
         "loss is log 2 = 0.693.",
         narrow,
@@ -411,7 +411,7 @@ def _initialization_wide(d: Diagram) -> None:
     b = _matrix(d, Rect(base.x1 + 68, top, 44, 190), "$B$", "policy", fill="panel", dashed=True)
     a = _matrix(d, Rect(b.x1 + 16, top, 190, 44), "$A$", "policy")
     d.text(b.x1 + 16, a.y1 + 16, "LoRA adapter,", size=small, color="policy")
-    d.text(b.x1 + 16, a.y1 + 42, "rank $r$: learned", size=small, color="policy")
+    d.text(b.x1 + 16, a.y1 + 42, "rank $ρ$: learned", size=small, color="policy")
     x = 640.0
     d.note(
         x,
@@ -419,10 +419,10 @@ def _initialization_wide(d: Diagram) -> None:
         400,
         [
             Line(f"$W$: frozen, `({HIDDEN}, {HIDDEN})`", small, "ink"),
-            Line(f"$A$: starts random, `(r, {HIDDEN})`", small, "ink", 8),
-            Line(f"$B$: starts at zero, `({HIDDEN}, r)`", small, "ink", 8),
+            Line(f"$A$: starts random, `(ρ, {HIDDEN})`", small, "ink", 8),
+            Line(f"$B$: starts at zero, `({HIDDEN}, ρ)`", small, "ink", 8),
             Line(
-                f"At $r$ = 8, $A$ and $B$ hold {2 * 8 * HIDDEN:,} numbers, {16 / HIDDEN:.1%} of $W$’s {HIDDEN**2:,}.",
+                f"At $ρ$ = 8, $A$ and $B$ hold {2 * 8 * HIDDEN:,} numbers, {16 / HIDDEN:.1%} of $W$’s {HIDDEN**2:,}.",
                 small,
                 "muted",
                 12,
@@ -432,7 +432,7 @@ def _initialization_wide(d: Diagram) -> None:
     )
     y, wide, gap = weights.y1 + 46, 500.0, 40.0
     on = d.box(
-        20, y, wide, ["**Adapter on: policy** $π_θ$", Line("$h = W x + (α / r) B A x$", None, "ink", 6)], role="policy"
+        20, y, wide, ["**Adapter on: policy** $π_θ$", Line("$h = W x + (α / ρ) B A x$", None, "ink", 6)], role="policy"
     )
     off = d.box(
         20 + wide + gap,
@@ -468,17 +468,17 @@ def _initialization_narrow(d: Diagram) -> None:
     b = _matrix(d, Rect(base.x1 + 34, top, 26, 104), "$B$", "policy", fill="panel", dashed=True)
     a = _matrix(d, Rect(b.x1 + 8, top, 104, 26), "$A$", "policy")
     d.text(b.x1 + 8, a.y1 + 10, "LoRA adapter,", size=small, color="policy")
-    d.text(b.x1 + 8, a.y1 + 27, "rank $r$: learned", size=small, color="policy")
+    d.text(b.x1 + 8, a.y1 + 27, "rank $ρ$: learned", size=small, color="policy")
     d.note(
         inner.x,
         base.y1 + 14,
         inner.w,
         [
             Line(f"$W$: frozen, `({HIDDEN}, {HIDDEN})`", small, "ink"),
-            Line(f"$A$: starts random, `(r, {HIDDEN})`", small, "ink", 2),
-            Line(f"$B$: starts at zero, `({HIDDEN}, r)`", small, "ink", 2),
+            Line(f"$A$: starts random, `(ρ, {HIDDEN})`", small, "ink", 2),
+            Line(f"$B$: starts at zero, `({HIDDEN}, ρ)`", small, "ink", 2),
             Line(
-                f"$r$ = 8: {2 * 8 * HIDDEN:,} numbers, {2 * 8 / HIDDEN:.1%} of $W$’s {HIDDEN**2:,}", small, "muted", 4
+                f"$ρ$ = 8: {2 * 8 * HIDDEN:,} numbers, {2 * 8 / HIDDEN:.1%} of $W$’s {HIDDEN**2:,}", small, "muted", 4
             ),
         ],
         role="policy",
@@ -489,7 +489,7 @@ def _initialization_narrow(d: Diagram) -> None:
         left,
         y,
         half,
-        ["**Adapter on:**", "**policy** $π_θ$", Line("$W x + (α / r) B A x$", None, "ink", 3)],
+        ["**Adapter on:**", "**policy** $π_θ$", Line("$W x + (α / ρ) B A x$", None, "ink", 3)],
         role="policy",
     )
     off = d.box(

@@ -5,6 +5,7 @@ one). Every failure that a reader can meet is one sentence that says what to do.
 """
 
 import argparse
+import contextlib
 import errno
 import functools
 import hashlib
@@ -25,6 +26,7 @@ import time
 import urllib.request
 import webbrowser
 from pathlib import Path
+from typing import Iterator  # noqa: UP035 (an older Python must be able to read this file)
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
@@ -58,11 +60,10 @@ def check_python() -> None:
             f"AlignLab needs Python 3.11, 3.12 or 3.13 and this is {version[0]}.{version[1]}: install one of them and "
             "run `make start PYTHON=python3.12` (or whichever you have)."
         )
-    if sys.platform == "darwin" and platform.machine() == "x86_64":
-        raise Stop(
-            "PyTorch is no longer made for Intel Macs: use an arm64 Python on an Apple-silicon Mac, Linux, Windows or "
-            "Colab."
-        )
+    if sys.platform == "darwin" and (
+        platform.machine() == "x86_64" or int(platform.mac_ver()[0].split(".")[0] or 14) < 14
+    ):
+        raise Stop("PyTorch is made for macOS 14 or newer on Apple silicon: use that, Linux, Windows or Colab.")
 
 
 def environment(requirements: str = "requirements.txt") -> None:
@@ -161,14 +162,17 @@ def model() -> bool:
 
     folder = download.cache_dir() / MODEL
     if download.intact(folder):
+        if not (folder / download.SEAL).exists():
+            download.seal(folder)
         return True
     if folder.exists():
         say(f"The model in {folder} is incomplete or damaged: making it anew.")
-        shutil.rmtree(folder, ignore_errors=True)
     if subprocess.call([str(PYTHON), "-m", "alignlab.download"]) == 0:
+        shutil.rmtree(folder, ignore_errors=True)
         say("Unpacking the model (about 20 seconds, once).")
         done = _run([str(PYTHON), "-c", "from alignlab import models; models.load('small')"])
-        if done.returncode == 0:
+        if done.returncode == 0 and download.intact(folder):
+            download.seal(folder)
             return True
         full = "No space left" in done.stdout
         reason = "the disk is full: make room" if full else "".join(done.stdout.strip().splitlines()[-1:])[:300]
@@ -257,19 +261,10 @@ def _no_port(first: int) -> Stop:
 # --- JupyterLab ---------------------------------------------------------------------------------------------------
 
 
-def open_lab(first: int) -> "tuple[subprocess.Popen[bytes], str]":
-    """Starts JupyterLab on labs/, on this machine alone; returns when it answers."""
-    for port in range(first, first + 100):
-        with socket.socket() as probe:
-            if sys.platform != "win32":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-                break
-            except OSError:
-                continue
-    else:
-        raise _no_port(first)
+@contextlib.contextmanager
+def jupyter(first: int) -> "Iterator[tuple[subprocess.Popen[bytes], str]]":
+    """JupyterLab on labs/, on this machine alone, from when it answers until the block is left, however it is left."""
+    port = _free_port(first)
     if port != first:
         say(f"Port {first} is taken: JupyterLab is on {port}.")
     token = secrets.token_hex(16)
@@ -279,43 +274,66 @@ def open_lab(first: int) -> "tuple[subprocess.Popen[bytes], str]":
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     BUILD.mkdir(exist_ok=True)
-    with open(BUILD / "jupyter.log", "wb") as log:
-        lab = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=dict(os.environ, JUPYTER_TOKEN=token),
-            # A group of its own: Ctrl-C reaches this process only, which then ends JupyterLab and its kernels in order.
-            start_new_session=True,
-            creationflags=0x200 if sys.platform == "win32" else 0,
-        )
-    # Loopback is asked directly, whatever proxy is set.
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    process = None
     try:
-        until = time.monotonic() + 90
-        while time.monotonic() < until and lab.poll() is None:
+        with open(BUILD / "jupyter.log", "wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ, JUPYTER_TOKEN=token),
+                # A group of its own: Ctrl-C reaches this process only, which then ends JupyterLab and its kernels.
+                start_new_session=True,
+                creationflags=0x200 if sys.platform == "win32" else 0,
+            )
+        _wait_for(process, f"http://127.0.0.1:{port}/api")
+        try:
+            yield process, f"http://127.0.0.1:{port}/lab?token={token}"
+        except KeyboardInterrupt:
+            say("\nStopping.")
+    finally:
+        if process:
+            stop(process)
+
+
+def _free_port(first: int) -> int:
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                direct.open(f"http://127.0.0.1:{port}/api", timeout=5).close()
-                return lab, f"http://127.0.0.1:{port}/lab?token={token}"
+                probe.bind(("127.0.0.1", port))
+                return port
             except OSError:
-                time.sleep(0.2)
-        raise Stop("JupyterLab did not start; its words are in _build/jupyter.log.")
-    except BaseException:
-        stop(lab)
-        raise
+                continue
+    raise _no_port(first)
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", address: str) -> None:
+    """Returns when the address answers; loopback is asked directly, whatever proxy is set."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    until = time.monotonic() + 90
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            direct.open(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise Stop("JupyterLab did not start; its words are in _build/jupyter.log.")
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process that `open_lab` started: asks, waits ten seconds, then insists."""
-    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        if process.poll() is not None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            continue
+    """Ends JupyterLab: asks (it then ends its kernels), waits ten seconds, then insists; no second Ctrl-C cuts in."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+            if process.poll() is None:
+                process.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(*urls: str) -> None:
@@ -325,22 +343,11 @@ def _show(*urls: str) -> None:
         webbrowser.open(url)
 
 
-def _until_stopped(lab: "subprocess.Popen[bytes]") -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), interrupt)
-    try:
-        while lab.poll() is None:
-            time.sleep(0.5)
-        say("JupyterLab ended by itself; its last words are in _build/jupyter.log.")
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        say("\nStopping.")
-    finally:
-        stop(lab)
+def _until_stopped(process: "subprocess.Popen[bytes]") -> None:
+    """Waits for Ctrl-C (which `jupyter` takes), or for JupyterLab to be shut down from its own menu."""
+    while process.poll() is None:
+        time.sleep(0.5)
+    say("JupyterLab has ended (its last words are in _build/jupyter.log).")
 
 
 # --- the commands -------------------------------------------------------------------------------------------------
@@ -355,25 +362,23 @@ def start(options: argparse.Namespace) -> int:
         pages = build_book(strict=False)
     except Stop as fault:
         print(fault, file=sys.stderr)
-    server, book = serve(pages, options.port) if pages else (None, "")
-    lab, url = open_lab(options.lab_port)
-    say(f"\n  Book  {book or 'not built, see above'}\n  Labs  {url}\n\nCtrl-C stops both.")
-    if not options.no_browser:
-        _show(*filter(None, (url, book)))
-    _until_stopped(lab)
-    if server:
-        server.shutdown()
+    book = serve(pages, options.port)[1] if pages else ""
+    with jupyter(options.lab_port) as (process, url):
+        say(f"\n  Book  {book or 'not built, see above'}\n  Labs  {url}\n\nCtrl-C stops both.")
+        if not options.no_browser:
+            _show(*filter(None, (url, book)))
+        _until_stopped(process)
     return 0
 
 
 def lab(options: argparse.Namespace) -> int:
     """JupyterLab on labs/."""
     environment()
-    process, url = open_lab(options.lab_port)
-    say(f"\n  Labs  {url}\n\nCtrl-C stops it.")
-    if not options.no_browser:
-        _show(url)
-    _until_stopped(process)
+    with jupyter(options.lab_port) as (process, url):
+        say(f"\n  Labs  {url}\n\nCtrl-C stops it.")
+        if not options.no_browser:
+            _show(url)
+        _until_stopped(process)
     return 0
 
 
@@ -422,6 +427,9 @@ def lock(options: argparse.Namespace) -> int:
 
 def main(arguments: "list[str] | None" = None) -> int:
     """Runs one command; a failure that a reader can meet is one sentence, never a traceback."""
+    for name in ("SIGTERM", "SIGHUP"):  # what ends a terminal ends this as Ctrl-C does, its children included
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     try:
         check_python()
         options, rest = _parser().parse_known_args(arguments)
@@ -440,6 +448,10 @@ def main(arguments: "list[str] | None" = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped; what is done is kept, and the same command goes on from here.", file=sys.stderr)
         return 130
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

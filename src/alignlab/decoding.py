@@ -23,7 +23,7 @@ def _require(holds: bool, otherwise: str) -> None:
 def repetition_penalty(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tensor:
     """Make tokens that occurred less likely, Keskar et al. (2019), section 4.1.
 
-    Positive logits are divided by the penalty, negative ones multiplied.
+    The paper divides the logits by the penalty; that would favour negative ones, which are multiplied here.
     logits: (B, V); seen_ids: (B, T) tokens so far, the prompt's included; penalty: > 0, 1 changes nothing.
     """
     _require(penalty > 0, f"repetition penalty is {penalty}; it must be positive (1 changes nothing)")
@@ -39,8 +39,8 @@ def temperature(logits: Tensor, value: float) -> Tensor:
 
 def top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the k most likely tokens, Fan et al. (2018), and those tied with the last of them. logits: (..., V)."""
-    _require(k >= 1, f"top-k is {k}; it must be at least 1")
-    least = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    _require(k >= 1 and k == int(k), f"top-k is {k}; it must be a whole number, at least 1")
+    least = logits.topk(min(int(k), logits.shape[-1])).values[..., -1:]
     return logits.masked_fill(logits < least, -torch.inf)
 
 
@@ -64,7 +64,7 @@ def min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def typical(logits: Tensor, p: float) -> Tensor:
-    """Keep the tokens whose surprise is nearest the entropy, up to probability p, Meister et al. (2023), eq. 10.
+    """Keep the tokens whose surprise is nearest the entropy, up to probability p, Meister et al. (2023).
 
     logits: (..., V); 0 < p <= 1.
     """
@@ -76,6 +76,8 @@ def typical(logits: Tensor, p: float) -> Tensor:
 
 def _keep_until(logits: Tensor, order_by: Tensor, p: float) -> Tensor:
     """Keep tokens in ascending order of `order_by` until their probability reaches p, the crossing one included."""
+    if p == 1:
+        return logits  # rounding lets the sum of a large vocabulary reach 1 before its last tokens
     order = order_by.argsort(dim=-1, stable=True)
     sorted_probs = logits.softmax(-1).gather(-1, order)
     before = sorted_probs.cumsum(-1) - sorted_probs
@@ -148,13 +150,15 @@ def generate(
     """Continue each prompt by at most max_new_tokens tokens, until its stop token.
 
     model: a Transformer or a transformers model of the Llama family. prompts: token ids, of any lengths.
-    Prompts run as one batch, padded on the left; a finished one leaves the batch. ValueError for an empty prompt, or
-    where prompt and answer exceed the model's context.
+    Prompts run as one batch, padded on the left; a finished one leaves the batch. ValueError for an empty prompt, for
+    no prompt at all, or where prompt and answer exceed the model's context.
     """
     decoder = Transformer.view(model)
     device = decoder.norm.weight.device
     lengths = [len(prompt) for prompt in prompts]
-    _require(bool(lengths) and min(lengths) > 0, "a prompt is empty; give each at least one token")
+    _require(bool(lengths), "there are no prompts; give at least one")
+    _require(min(lengths) > 0, f"prompt {lengths.index(min(lengths))} is empty; give each at least one token")
+    _require(max_new_tokens >= 0, f"max_new_tokens is {max_new_tokens}; it must not be negative")
     longest, context = max(lengths), decoder.config.max_position_embeddings
     if longest + max_new_tokens > context:
         raise ValueError(
@@ -214,4 +218,4 @@ def answer(
     completions = generate(
         model, prompts, max_new_tokens, sampling, stop_id=tokenizer.eos_token_id, generator=generator
     )
-    return [tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]
+    return [str(tokenizer.decode(completion.ids, skip_special_tokens=True)) for completion in completions]

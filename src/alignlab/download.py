@@ -304,16 +304,32 @@ def _lock(path: Path) -> Iterator[None]:
 def seal(folder: Path) -> None:
     """Notes the checksum of every file in the folder, for `intact` to compare."""
     sums = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != SEAL}
-    (folder / SEAL).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as draft:
+        json.dump(sums, draft, indent=1)
+    os.replace(draft.name, folder / SEAL)
 
 
 def intact(folder: Path) -> bool:
-    """Whether the folder is there, sealed, and every file in it still as it was when sealed."""
+    """Whether a model's folder is there and whole: every file as it was when sealed, or, without a seal, uncut."""
     try:
-        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        return bool(sums) and all(_sha256(folder / name) == checksum for name, checksum in sums.items())
-    except (OSError, ValueError, AttributeError):
+        if (folder / SEAL).exists():
+            sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+            return bool(sums) and all(_sha256(folder / name) == checksum for name, checksum in sums.items())
+        weights = list(folder.glob("*.safetensors"))
+        return (folder / "config.json").exists() and bool(weights) and all(map(_uncut, weights))
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
+
+
+def _uncut(weights: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: 8 bytes of header length, the header, the tensors."""
+    with open(weights, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if length > _size(weights):
+            return False
+        header = json.loads(handle.read(length))
+    end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    return _size(weights) == 8 + length + int(end)
 
 
 def _sha256(path: Path) -> str:

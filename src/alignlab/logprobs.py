@@ -19,7 +19,7 @@ def token_logprobs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
     targets, wanted = input_ids[:, 1:], response_mask[:, 1:].bool()
     states = decoder.hidden(input_ids, attention_mask)[:, :-1][wanted]  # (response tokens, hidden)
     with torch.autocast(states.device.type, enabled=False):  # bfloat16 rounds a logit of 20 by up to 0.06 nats
-        values = selected_logprobs(decoder.lm_head(states.float()), targets[wanted])
+        values = selected_logprobs(decoder.lm_head(states.to(decoder.lm_head.weight.dtype)), targets[wanted])
     return values.new_zeros(targets.shape).masked_scatter(wanted, values)
 
 
@@ -61,7 +61,10 @@ def kl_k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 def kl_k2(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """Schulman (2020): (log p - log q)^2 / 2. Biased, low variance, never negative; its gradient is the KL's."""
+    """Schulman (2020): (log p - log q)^2 / 2. Biased, low variance, never negative.
+
+    Its gradient, averaged over samples of the policy, is the KL's; those of k1 and k3 are not (Tang and Munos, 2025).
+    """
     return (logp - ref_logp).square() / 2
 
 

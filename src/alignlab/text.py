@@ -71,7 +71,7 @@ def encode_response(
 def pad(examples: Sequence[Example], pad_id: int, max_length: int | None = None) -> Batch:
     """Stack examples, padded on the right to the longest.
 
-    ValueError where one exceeds max_length: nothing is cut silently.
+    ValueError where one exceeds max_length (nothing is cut silently), or where ids and mask differ in length.
     """
     if not examples:
         raise ValueError("there is nothing to pad: the batch is empty")
@@ -82,6 +82,10 @@ def pad(examples: Sequence[Example], pad_id: int, max_length: int | None = None)
     input_ids = torch.full(shape, pad_id)
     attention_mask, response_mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     for row, (ids, mask) in enumerate(examples):
+        if len(ids) != len(mask):
+            raise ValueError(
+                f"example {row} has {len(ids)} tokens and a response mask of {len(mask)}; give one a token"
+            )
         input_ids[row, : len(ids)] = torch.tensor(ids)
         attention_mask[row, : len(ids)] = 1
         response_mask[row, : len(ids)] = torch.tensor(mask)

@@ -65,6 +65,10 @@ def adds_reference(pc: Tensor, pr: Tensor, rc: Tensor, rr: Tensor) -> Tensor:
     return (pc - pr) + (rc - rr)
 
 
+def gains_added(pc: Tensor, pr: Tensor, rc: Tensor, rr: Tensor) -> Tensor:
+    return (pc - rc) + (pr - rr)
+
+
 def unshifted(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
     return (logits.log_softmax(-1).gather(-1, input_ids[..., None])[..., 0] * response_mask).sum(-1)
 
@@ -82,6 +86,14 @@ def mask_of_inputs(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> 
     return (logp * response_mask[:, :-1]).sum(-1)
 
 
+def negative(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
+    return -sequence_logprob(logits, input_ids, response_mask)
+
+
+def without_softmax(logits: Tensor, input_ids: Tensor, response_mask: Tensor) -> Tensor:
+    return (logits[:, :-1].gather(-1, input_ids[:, 1:, None])[..., 0] * response_mask[:, 1:]).sum(-1)
+
+
 def weight_of_the_settled(margin: Tensor, beta: float) -> Tensor:
     return torch.sigmoid(beta * margin)
 
@@ -92,6 +104,10 @@ def weight_without_beta(margin: Tensor, beta: float) -> Tensor:
 
 def weight_times_beta(margin: Tensor, beta: float) -> Tensor:
     return beta * torch.sigmoid(-beta * margin)
+
+
+def derivative(margin: Tensor, beta: float) -> Tensor:
+    return -beta * torch.sigmoid(-beta * margin)
 
 
 def always_ends(prompt_ids: list[int], answer_ids: list[int], ended: bool, end_id: int) -> tuple[list[int], list[int]]:
@@ -114,6 +130,16 @@ def marks_everything(
     return ids, [1] * len(mask)
 
 
+def answer_alone(prompt_ids: list[int], answer_ids: list[int], ended: bool, end_id: int) -> tuple[list[int], list[int]]:
+    answer = answer_ids + [end_id] * ended
+    return answer, [1] * len(answer)
+
+
+def inverted(prompt_ids: list[int], answer_ids: list[int], ended: bool, end_id: int) -> tuple[list[int], list[int]]:
+    ids, mask = example(prompt_ids, answer_ids, ended, end_id)
+    return ids, [1 - response for response in mask]
+
+
 def preference_without_beta(chosen_gain: Tensor, rejected_gain: Tensor, beta: float) -> Tensor:
     return torch.sigmoid(chosen_gain - rejected_gain)
 
@@ -126,12 +152,17 @@ def chosen_alone(chosen_gain: Tensor, rejected_gain: Tensor, beta: float) -> Ten
     return torch.sigmoid(beta * chosen_gain)
 
 
+def preference_of_rejected(chosen_gain: Tensor, rejected_gain: Tensor, beta: float) -> Tensor:
+    return torch.sigmoid(beta * (rejected_gain - chosen_gain))
+
+
 # ---- graders
 def _grade_margin(answer: Callable[..., Any]) -> None:
     mistakes = {
         "The reference is missing: this compares two texts, and the shorter one wins.": no_reference(*FOUR),
         "Chosen and rejected are swapped: yours grows when the model gets worse.": swapped(*FOUR),
         "The reference is added; what counts is what each answer gained, so it is subtracted.": adds_reference(*FOUR),
+        "The two gains are added; the margin is chosen's gain minus rejected's.": gains_added(*FOUR),
     }
     same(answer(*(values.clone() for values in FOUR)), margin(*FOUR), "your margin", mistakes=mistakes)
 
@@ -139,12 +170,12 @@ def _grade_margin(answer: Callable[..., Any]) -> None:
 def _grade_sequence_logprob(answer: Callable[..., Any]) -> None:
     given = LOGITS.clone(), IDS.clone(), MASK.clone()
     mistakes = {
-        "The shift is missing: logits at position t predict token t + 1, but yours score token t.": unshifted(
-            *given
-        ),
+        "The shift is missing: logits at position t predict token t + 1, but yours score token t.": unshifted(*given),
         "The mask is missing: prompt and padding are in your sum.": unmasked(*given),
         "You took the mean; the log-probability of a sequence is the sum over its tokens.": averaged(*given),
         "The mask is one position early: it belongs to the targets, so shift it with them.": mask_of_inputs(*given),
+        "The sign is flipped: a log-probability is at most 0; yours is its negative, a loss.": negative(*given),
+        "These are raw logits: log_softmax over the vocabulary makes them log-probabilities.": without_softmax(*given),
     }
     same(answer(*given), sequence_logprob(*given), "your log-probability", mistakes=mistakes)
 
@@ -157,35 +188,44 @@ def _grade_weight(answer: Callable[..., Any]) -> None:
             ),
             "Beta is missing inside the sigmoid.": weight_without_beta(MARGINS, beta),
             "Beta stands in front; the task asks for the weight w alone.": weight_times_beta(MARGINS, beta),
+            "That is the whole derivative, -beta w; the task asks for w.": derivative(MARGINS, beta),
         }
         same(answer(MARGINS.clone(), beta), weight(MARGINS, beta), f"your weight at beta {beta}", mistakes=mistakes)
 
 
 def _grade_example(answer: Callable[..., Any]) -> None:
-    for ended in (True, False):
-        given = [7, 8, 9], [4, 5], ended, 2
-        got = answer(list(given[0]), list(given[1]), ended, 2)
+    for prompt, reply, ended, end in (
+        ([7, 8, 9], [4, 5], True, 2),
+        ([7, 8, 9], [4, 5], False, 2),
+        ([6], [3, 1], True, 0),
+    ):
+        got = answer(list(prompt), list(reply), ended, end)
         require(
             isinstance(got, tuple | list) and len(got) == 2,
             f"your answer is a {type(got).__name__}; return two lists, ids and response_mask",
         )
         ids, mask = [list(part) for part in got]
-        want_ids, want_mask = example(*given)
+        want_ids, want_mask = example(prompt, reply, ended, end)
+        require(ids[: len(prompt)] == prompt, "Your ids do not begin with the prompt; they are prompt, then answer.")
         if ended:
             require(
-                ids != [7, 8, 9, 4, 5],
+                ids != prompt + reply,
                 "The end token is missing: the model would learn what to say, and never to stop.",
             )
             require(
-                mask != [0, 0, 0, 1, 1, 0],
+                mask != [*want_mask[:-1], 0],
                 "The end token is not marked as response: nothing would teach the model to stop.",
             )
         else:
             require(
-                ids != [7, 8, 9, 4, 5, 2],
+                ids != [*prompt, *reply, end],
                 "This answer was cut, and you ended it: the model would learn to stop in mid-sentence.",
             )
         require(mask != [1] * len(ids), "The prompt is marked as response: its tokens would be scored too.")
+        require(
+            mask != [1 - response for response in want_mask],
+            "The mask is inverted: 1 belongs on the answer, 0 on the prompt.",
+        )
         same(ids, want_ids, "your ids")
         same(mask, want_mask, "your response mask")
 
@@ -199,6 +239,9 @@ def _grade_preference(answer: Callable[..., Any]) -> None:
             ),
             "That is the logarithm of the probability.": log_preference(chosen, rejected, beta),
             "The rejected answer is missing: Bradley-Terry compares two rewards.": chosen_alone(chosen, rejected, beta),
+            "Chosen and rejected are swapped: this is the rejected answer's chance.": preference_of_rejected(
+                chosen, rejected, beta
+            ),
         }
         got = answer(chosen.clone(), rejected.clone(), beta)
         same(got, preference(chosen, rejected, beta), f"your probability at beta {beta}", mistakes=mistakes)
@@ -216,6 +259,7 @@ EXERCISES = [
             Wrong(no_reference, "reference is missing"),
             Wrong(swapped, "swapped"),
             Wrong(adds_reference, "reference is added"),
+            Wrong(gains_added, "two gains are added"),
         ],
         hint="How much did each answer gain on the reference? Subtract the two gains.",
     ),
@@ -231,6 +275,8 @@ EXERCISES = [
             Wrong(unmasked, "mask is missing"),
             Wrong(averaged, "took the mean"),
             Wrong(mask_of_inputs, "one position early"),
+            Wrong(negative, "at most 0"),
+            Wrong(without_softmax, "raw logits"),
         ],
         hint="`logits[:, :-1]` against `input_ids[:, 1:]`; the mask says which targets count.",
     ),
@@ -245,6 +291,7 @@ EXERCISES = [
             Wrong(weight_of_the_settled, "sign is flipped"),
             Wrong(weight_without_beta, "Beta is missing inside"),
             Wrong(weight_times_beta, "Beta stands in front"),
+            Wrong(derivative, "whole derivative"),
         ],
         hint="The derivative of -log sigmoid(u) by u is -sigmoid(-u).",
     ),
@@ -260,6 +307,8 @@ EXERCISES = [
             Wrong(never_ends, "never to stop"),
             Wrong(end_unmarked, "not marked as response"),
             Wrong(marks_everything, "prompt is marked"),
+            Wrong(answer_alone, "do not begin with the prompt"),
+            Wrong(inverted, "mask is inverted"),
         ],
         hint="The end token is a token of the answer like any other, if the answer ended.",
     ),
@@ -274,6 +323,7 @@ EXERCISES = [
             Wrong(preference_without_beta, "Beta is missing"),
             Wrong(log_preference, "logarithm of the probability"),
             Wrong(chosen_alone, "rejected answer is missing"),
+            Wrong(preference_of_rejected, "swapped"),
         ],
         hint="Bradley-Terry: the sigmoid of the difference of two rewards. Which rewards does a policy imply?",
     ),
