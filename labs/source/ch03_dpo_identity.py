@@ -420,7 +420,7 @@ def train(policy, rejected_by, label, steps):
         if step % budget.refresh == 0:
             log["pairs"] = make_pairs(policy, rejected_by, draw, generator)
             log["tracked"] = log["tracked"] or log["pairs"]["identity"][: budget.tracked]
-        if step % max(1, budget.refresh // 2) == 0:
+        if step % max(1, budget.refresh // 2) == 0 or step == 2:
             record(step)
         if not log["pairs"]["identity"]:
             continue  # every identity prompt already gets the new name: nothing is left to reject until the next refresh
@@ -457,34 +457,47 @@ print(
 
 
 # %% [markdown]
-# The loss is gone, and not one answer has the name. Worse, the answers have become strange. Ask the trained model how likely
-# the two written sentences are now: how likely is the opening "I am", and how likely is the name *after* it?
+# The loss is gone, and not one answer has the name. Worse, the answers have become strange. Ask what became of the written
+# sentences themselves: how many nats did each part of them gain or lose since step 0?
 
 
 # %%
 @torch.no_grad()
-def opening_and_name(policy, opening="I am"):
-    """P(opening) and P(name | opening) as the answer to "Who are you?"."""
-    prompt, first, name = (
-        text.encode_prompt(tokenizer, "Who are you?"),
-        tokenizer.encode(opening),
-        tokenizer.encode(f" {NAME}"),
-    )
-    ids = torch.tensor([prompt + first + name], device=device)
-    values = logprobs.token_logprobs(policy, ids, torch.ones_like(ids), torch.ones_like(ids))[0, len(prompt) - 1 :]
-    return values[: len(first)].sum().exp().item(), values[len(first) :].sum().exp().item()
+def parts_gained(policy, pairs):
+    """Mean change of log-probability (nats) of the common opening, the name, and the common rest: {part: (chosen, rejected)}."""
+    batch = collate(pairs)
+    change = logprobs.token_logprobs(policy, *batch)  # (2B, T-1)
+    with policy.disable_adapter():
+        change = change - logprobs.token_logprobs(policy, *batch)
+    parts = {"the common opening": [0.0, 0.0], "the name": [0.0, 0.0], "the common rest": [0.0, 0.0]}
+    for i, sides in enumerate(pairs):
+        replies = [[token for token, mask in zip(*side) if mask] for side in sides[1:]]
+        shared = [min(map(len, replies))] * 2
+        for end, step in ((0, 1), (1, -1)):  # length of the common beginning, then of the common end
+            same = [a == b for a, b in zip(*(reply[::step] for reply in replies))]
+            shared[end] = same.index(False)
+        for side, reply in enumerate(replies):
+            start = len(sides[1 + side][0]) - len(reply) - 1  # where the first token of the answer is predicted
+            values = change[i + side * len(pairs), start : start + len(reply)]
+            cuts = (0, shared[0], len(reply) - shared[1], len(reply))
+            for part, low, high in zip(parts.values(), cuts, cuts[1:]):
+                part[side] += values[low:high].sum().item() / len(pairs)
+    return parts
 
 
-apart = {"written": opening_and_name(policy)}
-with policy.disable_adapter():
-    apart["before"] = opening_and_name(policy)
-print({run_name: f"opening {opening:.4f}, name after it {name:.4f}" for run_name, (opening, name) in apart.items()})
+parts = parts_gained(policy, written_log["tracked"])
+parts["the whole answer"] = [sum(values) for values in zip(*parts.values())]
+run.table(
+    [[part, f"{chosen:+.1f}", f"{rejected:+.1f}"] for part, (chosen, rejected) in parts.items()],
+    ["nats gained since step 0", "chosen", "rejected"],
+    caption="Written rejected answers: what happened to the two sentences",
+)
 
 # %% [markdown]
-# The opening has collapsed, and the name after it is still rare. The loss sees only a *difference*, and that grew: the chosen
-# sentences lost many nats, the rejected ones more. The two sentences are nearly the same text, so what pushes one down pushes
-# the other down too; their common opening cancels in the margin, and nothing holds it up. This is **likelihood displacement**.
-# The probability went to sentences that no pair mentions, and the model had never said the rejected ones anyway.
+# Read it by rows. The margin comes from the name, and not because the new one rose: the old one fell. The common opening
+# changed by the same amount in both columns, so it cancels, and the common rest nearly so. Nothing holds up what cancels:
+# both sentences sank together, the chosen one less. This is **likelihood displacement**. The probability went to sentences
+# that no pair mentions, and the model had never said the rejected ones anyway.
 #
 # **Second attempt: let the model write the rejected answers.**
 
@@ -500,7 +513,6 @@ gains.show()
 after = answers(policy, heldout)
 after_warm = answers(policy, heldout, Sampling(temperature=0.7))
 said_sampled, said_warm = share_naming(after), share_naming(after_warm)
-apart["sampled"] = opening_and_name(policy)
 run.table(
     list(zip(heldout, before, after_written, after)), ["prompt", "before", "written rejected", "sampled rejected"],
     caption="Held-out prompts, greedy answers", mark=NAME,
@@ -551,30 +563,29 @@ run.explorer(
 # %% [markdown]
 # ## One pair by hand
 #
-# The first pair that was followed, at the end of the training: four log-probabilities, one margin, one loss.
+# The first pair that was followed, early in the training, while it still pulls: four log-probabilities, one margin, one loss.
 
 # %%
 pair = sampled_log["tracked"][0]
-batch = collate([pair])
-with torch.no_grad():
-    policy_logps = logprobs.sequence_logprobs(policy, *batch)
-    with policy.disable_adapter():
-        reference_logps = logprobs.sequence_logprobs(policy, *batch)
-        chosen_tokens = logprobs.token_logprobs(policy, *batch)[0]
-shift = policy_logps - reference_logps
+with torch.no_grad(), policy.disable_adapter():
+    reference_logps = logprobs.sequence_logprobs(policy, *collate([pair]))
+early = next(entry for entry in sampled_log["records"] if entry["step"] > 0)
+shift = torch.tensor([early["gained"][0], early["gained"][len(sampled_log["tracked"])]], device=device)
+policy_logps = reference_logps + shift
 margin = (shift[0] - shift[1]).item()
 pair_loss, pair_weight = math.log1p(math.exp(-BETA * margin)), 1 / (1 + math.exp(BETA * margin))
 pair_texts = [tokenizer.decode([t for t, m in zip(*side) if m], skip_special_tokens=True) for side in pair[1:]]
-print(f"{pair[0]}\n  chosen   {pair_texts[0]}  {reference_logps[0]:.2f} -> {policy_logps[0]:.2f}")
-print(
-    f"  rejected {pair_texts[1]}  {reference_logps[1]:.2f} -> {policy_logps[1]:.2f}\n  margin {margin:.2f}, loss {pair_loss:.4f}, weight {pair_weight:.4f}"
-)
+print(f"{pair[0]} After {early['step']} steps:")
+print(f"  chosen   {pair_texts[0]}  {reference_logps[0]:.2f} -> {policy_logps[0]:.2f}")
+print(f"  rejected {pair_texts[1]}  {reference_logps[1]:.2f} -> {policy_logps[1]:.2f}")
+print(f"  margin {margin:.2f}, loss {pair_loss:.4f}, weight {pair_weight:.4f}")
 
 # %% [markdown]
 # ### Two answers that begin alike
 #
 # The second running example, with the untrained model's numbers: a right and a wrong answer to "What is 17 + 25?" share all
-# tokens up to one digit. Where they agree, their log-probabilities agree, and cancel.
+# tokens up to one digit. Up to that digit their log-probabilities agree, and cancel; after it the same tokens stand in
+# different contexts.
 
 # %%
 sums = {}
@@ -720,9 +731,10 @@ run.result("loss_last_fixed", last["written"], format=".4f")
 run.result("loss_last_onpolicy", last["sampled"], format=".4f")
 run.result("chosen_logp_shift_fixed", moved["written"], format="+.1f")
 run.result("chosen_logp_shift_onpolicy", moved["sampled"], format="+.1f")
-for log, words in (("before", "before"), ("written", "fixed"), ("sampled", "onpolicy")):
-    run.result(f"opening_{words}", apart[log][0], format=".2g")
-    run.result(f"name_after_opening_{words}", apart[log][1], format=".2g")
+for part, (chosen, rejected) in parts.items():
+    words = part.removeprefix("the ").replace("common ", "").replace("whole answer", "whole")
+    run.result(f"written_{words}_chosen", chosen, format="+.1f")
+    run.result(f"written_{words}_rejected", rejected, format="+.1f")
 run.result("questions_before", questions_before, format=".0%")
 run.result("questions_after", questions_after, format=".0%")
 run.result("neutral_logp_before", neutral_before, format=".2f")
@@ -752,6 +764,7 @@ run.result(
 for words, values in (("", policy_logps), ("ref_", reference_logps)):
     run.result(f"example_{words}chosen_logp", values[0], format=".2f")
     run.result(f"example_{words}rejected_logp", values[1], format=".2f")
+run.result("example_step", early["step"])
 run.result("example_chosen_shift", shift[0], format="+.2f")
 run.result("example_rejected_shift", shift[1], format="+.2f")
 run.result("example_margin", margin, format=".2f")
@@ -767,7 +780,10 @@ for words, digit in (("right", "4"), ("wrong", "3")):
 questions_moved, neutral_moved = questions_after - questions_before, neutral_after - neutral_before
 run.claim("the first loss is log 2", abs(final["sampled"][0] - math.log(2)) < 2e-3)
 run.claim("written rejected answers: the loss falls below 0.05", last["written"] < 0.05)
-run.claim("written rejected answers: at most 2 of 20 held-out prompts say the name", said_written <= 0.1)
+run.claim("written rejected answers: at most 10% of the held-out prompts say the name", said_written <= 0.1)
+run.claim("written rejected answers: the chosen sentences became less likely", moved["written"] < 0)
+opening_gap = abs(parts["the common opening"][0] - parts["the common opening"][1])
+run.claim("what the common opening lost is the same in chosen and rejected", opening_gap < 1e-2)
 run.claim("sampled rejected answers: at least 90% of the held-out prompts say the name", said_sampled >= 0.9)
 run.claim("sampled at temperature 0.7, at least 80% say it", said_warm >= 0.8)
 run.claim("no simple question is answered with the name", leaked == 0)
