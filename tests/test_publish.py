@@ -107,19 +107,18 @@ def test_stamping_refuses_a_notebook_with_another_set_up_cell(trial: Lab, tmp_pa
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment that has everything that is installed here, except alignlab."""
     folder = tmp_path_factory.mktemp("bare")
-    packages = folder / "packages"
-    packages.mkdir()
-    for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for entry in Path(site).iterdir():
-            if "alignlab" not in entry.name.lower() and entry.suffix != ".pth" and entry.name != "__pycache__":
-                try:
-                    (packages / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
-                except OSError:
-                    pytest.skip("this system makes no symbolic links for this user")
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     own = Path(inside(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
-    (own / "packages.pth").write_text(f"{packages}\n", "utf-8")
+    present = {entry.name for entry in own.iterdir()}
+    for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for entry in Path(site).iterdir():
+            if "alignlab" in entry.name.lower() or entry.suffix == ".pth" or entry.name in {"__pycache__", *present}:
+                continue
+            try:
+                (own / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
+            except OSError:
+                pytest.skip("this system makes no symbolic links for this user")
     assert inside(
         python, "import importlib.util as u; print(u.find_spec('alignlab'), u.find_spec('torch') is not None)"
     ) == ("None True")

@@ -377,8 +377,8 @@ def initialization(narrow: bool = False) -> Diagram:
         "initialization",
         "Policy and reference are one network: the LoRA adapter is switched on or off",
         f"The base matrix W, {HIDDEN} by {HIDDEN} in the query projection, is frozen. LoRA adds the product of B, "
-        "out by rho (the rank), which starts at zero, and A, rho by in, which starts random. With the adapter on, the layer "
-        "computes W x plus (alpha over rho) B A x: the policy. With it off it computes W x: the reference. At step "
+        "out by rho (the rank), which starts at zero, and A, rho by in, which starts random. With the adapter on, the"
+        " layer computes W x plus (alpha over rho) B A x: the policy. With it off it computes W x: the reference. At step "
         "0 B is zero, so both give the same log-probabilities: every log-ratio and every margin is 0, and the "
         "loss is log 2 = 0.693.",
         narrow,

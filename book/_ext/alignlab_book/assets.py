@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ def trim(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
     for kind in ("script_files", "css_files"):
         context[kind][:] = [asset for asset in context[kind] if _wanted(asset, unused)]
     # docutils calls a list what holds no list items
-    context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    context["body"] = with_shared_styles(body)
     context["lean"] = without_icon_font
     if 'class="al-map"' in body:
         app.add_js_file("outline-map.js", loading_method="defer")
@@ -63,6 +66,31 @@ def write_palette(app: Sphinx) -> None:
         (folder / "palette.css").write_text(text, encoding="utf-8")
 
 
+def write_explorers(app: Sphinx) -> None:
+    """Write each explorer's script, a classic one that works from file:// too, where its pages load it."""
+    if app.builder.format == "html":
+        faces = alignlab(app.env, "explorers")
+        folder = Path(app.outdir) / "_static" / "explorers"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in faces.names():
+            (folder / f"{name}.js").write_text(faces.script(name), encoding="utf-8")
+
+
+def with_shared_styles(body: str) -> str:
+    """The page with each inline style that recurs written once: the tables of a lab repeat theirs in every cell."""
+    counts = Counter(re.findall(r' style="([^"]{40,})"', body))
+    shared = {style: f"s{index}" for index, (style, count) in enumerate(counts.most_common()) if count >= 3}
+    if not shared:
+        return body
+    rules = "".join(f'[data-al="{name}"][data-al][data-al]{{{unescape(style)}}}' for style, name in shared.items())
+    body = re.sub(
+        r' style="([^"]{40,})"',
+        lambda found: f' data-al="{shared[found[1]]}"' if found[1] in shared else found[0],
+        body,
+    )
+    return f"<style>{rules}</style>{body}"
+
+
 def setup(app: Sphinx) -> None:
     """Register the stylesheets of the book, and the filter after every other extension (priority 990)."""
     app.add_css_file("palette.css", priority=200)
@@ -71,3 +99,4 @@ def setup(app: Sphinx) -> None:
     app.connect("config-inited", disconnect_thebe, priority=990)
     app.connect("html-page-context", trim, priority=990)
     app.connect("builder-inited", write_palette)
+    app.connect("builder-inited", write_explorers)

@@ -19,14 +19,14 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from .markup import embed_json, embed_script, escape, raw
+from .markup import embed_json, escape, raw
 from .project import alignlab, labs_dir
 
 logger = logging.getLogger(__name__)
 
 
 def element(env: BuildEnvironment, name: str, data: Any, attempt: str = "") -> str:
-    """HTML of an explorer; the first of its name on a page brings the script, the first of all the style."""
+    """HTML of an explorer; the first of its name on a page loads its script, the first of all brings the style."""
     faces = alignlab(env, "explorers")
     brought = env.temp_data.setdefault("alignlab_explorers", set())
     parts = []
@@ -40,7 +40,8 @@ def element(env: BuildEnvironment, name: str, data: Any, attempt: str = "") -> s
         f"<noscript>This figure is live: it needs JavaScript.</noscript></alignlab-{escape(name)}></div>"
     )
     if name not in brought:
-        parts.append(f"<script>{embed_script(faces.script(name))}</script>")
+        root = "../" * env.docname.count("/")
+        parts.append(f'<script src="{root}_static/explorers/{escape(name)}.js"></script>')
         brought.add(name)
     return "".join(parts)
 

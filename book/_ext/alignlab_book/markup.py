@@ -23,8 +23,3 @@ def embed_json(data: Any) -> str:
     """JSON that may stand inside a <script> element: no sequence in it can close the element or open a comment."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("</", "<\\/").replace("<!--", "<\\u0021--")
-
-
-def embed_script(text: str) -> str:
-    """JavaScript that may stand inside a <script> element."""
-    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
