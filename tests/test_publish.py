@@ -109,16 +109,17 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder / "env", with_pip=True)
     python = folder / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    own = Path(inside(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
-    present = {entry.name for entry in own.iterdir()}
+    packages = folder / "env" / "packages"  # below the prefix: dill pickles what lies elsewhere by value
+    packages.mkdir()
     for site in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         for entry in Path(site).iterdir():
-            if "alignlab" in entry.name.lower() or entry.suffix == ".pth" or entry.name in {"__pycache__", *present}:
-                continue
-            try:
-                (own / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
-            except OSError:
-                pytest.skip("this system makes no symbolic links for this user")
+            if "alignlab" not in entry.name.lower() and entry.suffix != ".pth" and entry.name != "__pycache__":
+                try:
+                    (packages / entry.name).symlink_to(entry, target_is_directory=entry.is_dir())
+                except OSError:
+                    pytest.skip("this system makes no symbolic links for this user")
+    own = Path(inside(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
+    (own / "packages.pth").write_text(f"{packages}\n", "utf-8")
     assert inside(
         python, "import importlib.util as u; print(u.find_spec('alignlab'), u.find_spec('torch') is not None)"
     ) == ("None True")

@@ -378,8 +378,8 @@ def initialization(narrow: bool = False) -> Diagram:
         "Policy and reference are one network: the LoRA adapter is switched on or off",
         f"The base matrix W, {HIDDEN} by {HIDDEN} in the query projection, is frozen. LoRA adds the product of B, "
         "out by rho (the rank), which starts at zero, and A, rho by in, which starts random. With the adapter on, the"
-        " layer computes W x plus (alpha over rho) B A x: the policy. With it off it computes W x: the reference. At step "
-        "0 B is zero, so both give the same log-probabilities: every log-ratio and every margin is 0, and the "
+        " layer computes W x plus (alpha over rho) B A x: the policy. With it off it computes W x: the reference. At "
+        "step 0 B is zero, so both give the same log-probabilities: every log-ratio and every margin is 0, and the "
         "loss is log 2 = 0.693.",
         narrow,
     )
@@ -688,7 +688,8 @@ def fixed_vs_on_policy(narrow: bool = False) -> Diagram:
         "are a high peak and the chosen answer lies low beside it. Left: an invented rejected answer lies far "
         "out, where the probability is almost nil: SmolLM2 begins an answer with “I am Atlas” "
         f"{invented * 1e6:.0f} times in a million. Pushing it down widens the margin and brings the loss near 0, "
-        "while the peak stays. Right: the rejected answer is sampled from the model, so it lies on the peak: "
+        "while the peak hardly falls, the chosen answer may sink with it, and other answers rise. "
+        "Right: the rejected answer is sampled from the model, so it lies on the peak: "
         f"{own:.0%} of answers begin with “I'm”. Pushing it down lowers the peak, and probability moves to the "
         "chosen answer.",
         narrow,
@@ -701,8 +702,8 @@ def _bell(x: float, centre: float, width: float, height: float) -> float:
     return height * math.exp(-(((x - centre) / width) ** 2) / 2)
 
 
-PEAK, TARGET, FAR = 0.24, 0.56, 0.88
-"""Where on a landscape's axis, 0 to 1, stand the model's own answers, the chosen one and the invented one."""
+PEAK, TARGET, OTHER, FAR = 0.24, 0.56, 0.72, 0.88
+"""Where on a landscape's axis, 0 to 1, stand the model's own answers, the chosen one, others and the invented one."""
 
 
 def _landscape(d: Diagram, rect: Rect, own: bool) -> None:
@@ -714,7 +715,7 @@ def _landscape(d: Diagram, rect: Rect, own: bool) -> None:
     def after(x: float) -> float:
         if own:
             return _bell(x, PEAK, 0.09, 0.18) + _bell(x, TARGET, 0.07, 0.84) + 0.012
-        return _bell(x, PEAK, 0.09, 0.78) + _bell(x, TARGET, 0.06, 0.19) + 0.006
+        return _bell(x, PEAK, 0.09, 0.7) + _bell(x, TARGET, 0.06, 0.02) + _bell(x, OTHER, 0.05, 0.2) + 0.006
 
     steps = [index / 72 for index in range(73)]
 
@@ -761,7 +762,7 @@ def _landscape_words(own: bool) -> tuple[str, str, str, str]:
         "**Fixed: invented beforehand**",
         f"“{INVENTED.rstrip('.')}”: {rare} in a million answers begin so.",
         "The push lands where nothing is.",
-        "The loss nears 0, but the peak stays.",
+        "The loss nears 0; chosen may sink too.",
     )
 
 
@@ -876,7 +877,7 @@ def _weight_plot(d: Diagram, rect: Rect) -> float:
         tick = at(value, 0)
         d.text(tick[0], tick[1] + 8, f"{value}".replace("-", "−"), size=d.small, color="muted", anchor="middle")
     below = rect.y1 + 8 + d.small * 1.5
-    d.text(rect.cx, below, "$β · margin$ (nats)", size=d.small, anchor="middle")
+    d.text(rect.cx, below, "$β · margin$", size=d.small, anchor="middle")
     for value, role in zip(MARKED, ("rejected", "reference", "chosen"), strict=True):
         d.dot(*at(value, _sigmoid(-value)), role)
         number = f"**{_sigmoid(-value):.2f}**"
