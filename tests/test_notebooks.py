@@ -108,7 +108,7 @@ def test_committed_lab_is_in_order(lab: Lab) -> None:
     assert check(lab) == []
 
 
-SLOW = {"ch03_dpo_identity", "ch04_next_token"}  # stamped on a loaded machine: execute again, alone, and take out of here
+SLOW = {"ch03_dpo_identity", "ch04_next_token"}  # stamped under load: execute each alone, and take it out of here
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
