@@ -176,5 +176,7 @@ def test_too_long_a_text_is_told_with_the_numbers(peer: LlamaForCausalLM) -> Non
 def test_a_model_with_parts_that_the_decoder_lacks_is_refused() -> None:
     with pytest.raises(ValueError, match="attention_bias"):
         Config.of(LlamaConfig(attention_bias=True))
+    with pytest.raises(ValueError, match="mlp_bias"):
+        Config.of(LlamaConfig(mlp_bias=True))
     with pytest.raises(ValueError, match="rope_type"):
         Config.of(LlamaConfig(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}))

@@ -27,7 +27,7 @@ def load(name: str, device: torch.device | str | None = None) -> tuple[PreTraine
     folder = {"tiny": lambda: TINY, "small": _small}.get(name, lambda: name)()
     try:
         # Code that a repository carries never runs: trust_remote_code stays off, pickled weights are refused.
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except OSError as error:
         raise FileNotFoundError(
@@ -55,7 +55,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Dequantize a GGUF file into a folder of safetensors (20 s); the folder appears only when it is complete."""
     source: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    config = quantized.config
+    config: Any = quantized.config
     # A model loaded from GGUF refuses to be saved: its state moves to a fresh one of the same sizes.
     del config.quantization_config
     config.name_or_path = SMALL
@@ -65,6 +65,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         plain.save_pretrained(scratch)
         AutoTokenizer.from_pretrained(**source).save_pretrained(scratch)
+        if (folder / "config.json").exists():
+            return  # another process was faster; its copy may be in use
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
         os.makedirs(scratch)  # TemporaryDirectory removes what it made

@@ -4,8 +4,9 @@ Its modules carry the names of transformers' Llama, so that weights load by name
 modules of a transformers model (adapters included) without copying them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ class Config:
             "rope_type": rope.get("rope_type", "default") != "default",
             "hidden_act": config.hidden_act != "silu",
             "attention_bias": getattr(config, "attention_bias", False),
+            "mlp_bias": getattr(config, "mlp_bias", False),
             "sliding_window": getattr(config, "sliding_window", None) is not None,
         }
         if any(strange.values()):
@@ -196,13 +198,15 @@ class Transformer(nn.Module):
         """
         if isinstance(model, Transformer):
             return model
-        causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        causal_lm: Any = model
+        if hasattr(causal_lm, "get_base_model"):
+            causal_lm = causal_lm.get_base_model()
         with torch.device("meta"):
             ours = cls(Config.of(causal_lm.config))
         theirs = causal_lm.model
         ours.embed_tokens, ours.lm_head = theirs.embed_tokens, causal_lm.lm_head
         ours.norm.weight = theirs.norm.weight
-        for block, other in zip(ours.layers, theirs.layers, strict=True):
+        for block, other in zip(cast(Iterable[Any], ours.layers), theirs.layers, strict=True):
             for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
                 setattr(block.self_attn, name, getattr(other.self_attn, name))
             for name in ("gate_proj", "up_proj", "down_proj"):
