@@ -1,5 +1,7 @@
 """Diagrams: nothing overlaps or leaves its place, the SVG fits its page, and what they state is true of the model."""
 
+import importlib
+import inspect
 import math
 import re
 import sys
@@ -24,18 +26,20 @@ if TYPE_CHECKING:
 
     Small = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
+CHAPTERS = [importlib.import_module(f"diagrams.{path.stem}") for path in sorted((BOOK / "diagrams").glob("ch*.py"))]
 DIAGRAMS: list[Callable[..., kit.Diagram]] = [
-    ch03.panorama,
-    ch03.training,
-    ch03.initialization,
-    ch03.masks,
-    ch03.fixed_vs_on_policy,
-    ch03.gradient_weight,
+    value
+    for chapter in CHAPTERS
+    for name, value in vars(chapter).items()
+    if inspect.isfunction(value)
+    and value.__module__ == chapter.__name__
+    and not name.startswith("_")
+    and inspect.signature(value).parameters.keys() == {"narrow"}
 ]
 each = pytest.mark.parametrize(
     "diagram",
     [draw(narrow=narrow) for draw in DIAGRAMS for narrow in (False, True)],
-    ids=[f"{draw.__name__}-{kind}" for draw in DIAGRAMS for kind in ("wide", "narrow")],
+    ids=[f"{draw.__module__}.{draw.__name__}-{kind}" for draw in DIAGRAMS for kind in ("wide", "narrow")],
 )
 SVG = "{http://www.w3.org/2000/svg}"
 
