@@ -1,6 +1,6 @@
 """Endings of a scene: prompts such as "The old bear", 1,100 responses to each, and a gold reward that is known.
 
-A world for preference learning in which every expectation is a sum: `tiny` gives these responses 98% of its probability.
+A world for preference learning in which every expectation is a sum: `tiny` gives these responses 98% of its mass.
 """
 
 from collections.abc import Iterator, Sequence
