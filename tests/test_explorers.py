@@ -20,7 +20,16 @@ import torch
 from alignlab import explorers, palette
 from alignlab.decoding import Sampling
 from alignlab.explorers.columns import next_token_columns
-from alignlab.losses.preference import PairLogps, dpo_loss
+from alignlab.losses.preference import (
+    PairLogps,
+    cpo_loss,
+    dpo_loss,
+    ipo_loss,
+    kto_loss,
+    orpo_loss,
+    per_token,
+    simpo_loss,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DECODING = ROOT / "labs" / "explorers" / "decoding.json"
@@ -85,7 +94,7 @@ def test_the_names_are_the_elements_that_the_scripts_define() -> None:
 
 
 def test_an_unknown_explorer_is_named_in_the_error() -> None:
-    with pytest.raises(KeyError, match="no explorer 'sampling'; there are decoding, dpo"):
+    with pytest.raises(KeyError, match="no explorer 'sampling'; there are decoding, dpo, "):
         explorers.script("sampling")
 
 
@@ -226,7 +235,106 @@ def dpo_data() -> dict[str, Any]:
     return {"beta": 0.1, "runs": runs, "try": "Play it."}
 
 
-DATA: dict[str, Callable[[], dict[str, Any]]] = {"decoding": decoding_data, "dpo": dpo_data}
+def losses_data() -> dict[str, Any]:
+    """Forty pairs as after some training: chosen likelier than before, rejected far less likely."""
+    generator = torch.Generator().manual_seed(0)
+    verbs, places = ("sings", "sleeps", "plays", "eats", "walks"), ("in the garden", "near the door", "at the market")
+    points = []
+    for k in range(40):
+        a, b, c, d = torch.randn(4, generator=generator).tolist()
+        tokens = torch.randint(6, 13, (2,), generator=generator).tolist()
+        ratio, other = 0.6 + 1.1 * a, -2.2 + 1.6 * b
+        good, bad = f"{verbs[k % 5]} {places[k % 3]}.", f"{verbs[(k + 2) % 5]} {places[(k + 1) % 3]} in the evening."
+        points.append(
+            {
+                "name": f"The old bear {k} ... {good} | {bad}",
+                "chosen": ratio,
+                "rejected": other,
+                "chosen_logp": min(-0.75 * tokens[0] + 0.5 * c + ratio, -0.4),  # a log-probability is below 0
+                "rejected_logp": min(-0.75 * tokens[1] + 0.5 * d + other, -0.4),
+                "chosen_tokens": tokens[0],
+                "rejected_tokens": tokens[1],
+            }
+        )
+    return {"beta": 0.5, "points": points, "try": "Move β."}
+
+
+def funnel_data() -> dict[str, Any]:
+    """60 prompts, 12 of them the same or nearly the same as an earlier one, and two pairs for each prompt."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> float:
+        return torch.rand(1, generator=generator).item()
+
+    asks = ("Explain in one sentence how {} works.", "Write a short note about {}.", "What should I know about {}?")
+    things = ("a kettle", "the tides", "compound interest", "a bicycle bell", "rain", "a library card", "yeast")
+    prompts: list[dict[str, Any]] = []
+    for k in range(60):
+        text = asks[k % 3].format(things[k % 7]) + (" Keep it plain." if k % 11 == 3 else "")
+        near = 0.1 + 0.5 * draw() ** 2 if k % 5 else 0.62 + 0.38 * draw()
+        prompts.append({"id": f"p{k}", "text": text, "near": 1.0 if k % 15 == 14 else near, "exact": k % 15 == 14})
+    pairs = []
+    for k in range(120):
+        length = 20 + int(60 * draw())
+        score = 2 + 6 * draw()
+        pairs.append(
+            {
+                "prompt": f"p{k // 2}",
+                "chosen": f"It works in three steps, and the second takes the longest ({k}). " + "Wait. " * (k % 7),
+                "rejected": f"Nobody knows for sure, but many people have opinions about it ({k}). " * (1 + k % 3),
+                "score_chosen": score,
+                "score_rejected": score - 4 * draw() ** 2,
+                "chosen_tokens": length,
+                "rejected_tokens": max(4, int(length * (0.3 + 1.2 * draw()))),
+                "leak": draw() ** 4,
+                "contradicts": k % 17 == 5,
+                "truth": (k * 7) % 5 % 3 - 1 if k % 3 else 1,
+            }
+        )
+    return {"prompts": prompts, "pairs": pairs, "try": "Raise the least margin."}
+
+
+FRONTIER = ((8, 1.43, 0.005), (2, 1.68, 0.075), (1, 1.89, 0.23), (0.5, 2.18, 0.66), (0.25, 2.41, 1.29), (0.1, 2.5, 2))
+
+
+def overoptimization_data() -> dict[str, Any]:
+    """Four betas and two seeds: the smaller beta, the farther a run goes, and the more gold it loses in the end."""
+    generator = torch.Generator().manual_seed(0)
+    runs = []
+    for beta in (1.0, 0.3, 0.1, 0.03):
+        for seed in (0, 1):
+            points = []
+            for step in range(0, 201, 10):
+                noise = torch.randn(3, generator=generator).tolist()
+                kl = 0.9 / beta**0.75 * (1 - math.exp(-step / 90)) * (1 + 0.03 * noise[0] * (step > 0))
+                gold = 1.4 + 1.05 * (1 - math.exp(-1.6 * kl)) - 0.035 * kl**1.6 + 0.02 * noise[1] * (step > 0)
+                points.append(
+                    {
+                        "step": step,
+                        "kl": kl,
+                        "gold": gold,
+                        "proxy": 2.6 * (1 - math.exp(-0.35 * kl)) + 0.03 * noise[2] * (step > 0),
+                        "loss": 0.6931 - 0.45 * (1 - math.exp(-step / 60)),
+                        "chosen_logp": -7.5 + 0.9 * math.sin(step / 60) - 0.35 * kl,
+                        "rejected_logp": -7.8 - 1.4 * kl,
+                        "broken": min(1.0, 0.015 + 0.0035 * kl**2),
+                    }
+                )
+            runs.append({"beta": beta, "seed": seed, "label": f"seed {seed}", "points": points})
+    return {
+        "runs": runs,
+        "frontier": [{"beta": beta, "gold": gold, "kl": kl} for beta, gold, kl in FRONTIER],
+        "try": "Lower β.",
+    }
+
+
+DATA: dict[str, Callable[[], dict[str, Any]]] = {
+    "decoding": decoding_data,
+    "dpo": dpo_data,
+    "overoptimization": overoptimization_data,
+    "preference_funnel": funnel_data,
+    "preference_losses": losses_data,
+}
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SHIFTS = """window.shifts = 0;
 new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shifts += entry.value; }))
@@ -284,7 +392,7 @@ def opened(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]
         page.close()
 
 
-BOTH = pytest.mark.parametrize("name", ["decoding", "dpo"])
+EACH = pytest.mark.parametrize("name", explorers.names())
 DISTRIBUTION = """([prompts, settings]) => {
   const E = customElements.get("alignlab-decoding");
   return prompts.map((prompt) => {
@@ -470,8 +578,299 @@ def test_dpo_numbers_equal_the_librarys_loss_and_its_gradient(opened: Callable[.
         ]
 
 
+PAIRS: dict[str, list[float]] = {
+    # log-ratios and log-probabilities of chosen and rejected (summed, nats) and their tokens; the last are far out
+    "chosen": [0.0, 1.5, -2.0, 0.7, 30.0, -40.0],
+    "rejected": [0.0, -2.5, 1.0, 0.9, -200.0, 60.0],
+    "chosen_logp": [-6.0, -3.5, -12.0, -0.5, -1e-3, -90.0],
+    "rejected_logp": [-6.0, -9.0, -4.0, -0.75, -260.0, -0.02],
+    "chosen_tokens": [8, 8, 11, 3, 5, 12],
+    "rejected_tokens": [8, 14, 6, 9, 20, 4],
+}
+FAMILY = [
+    {"beta": 0.1, "tau": 0.1, "orpo": 0.1, "simpo": 2.0, "gamma": 0.5, "desirable": 1.0, "undesirable": 1.0, "kl": 0.0},
+    {"beta": 0.5, "tau": 0.7, "orpo": 1.5, "simpo": 4.0, "gamma": 0.0, "desirable": 1.3, "undesirable": 0.6, "kl": 2.5},
+    {"beta": 3.0, "tau": 2.0, "orpo": 0.3, "simpo": 0.7, "gamma": 3.0, "desirable": 0.2, "undesirable": 3.0, "kl": -4},
+]
+LOSSES = """([pairs, settings]) => {
+  const { losses } = customElements.get("alignlab-preference_losses");
+  const all = Object.entries(losses);
+  return Object.fromEntries(all.map(([name, loss]) => [name, pairs.map((pair) => loss(pair, settings))]));
+}"""
+
+
+def by_the_library(setting: dict[str, float], lengths: str) -> dict[str, tuple[list[float], list[float], list[float]]]:
+    """Each method's losses, and its pulls: -dL/dlog pi(chosen) and dL/dlog pi(rejected), by autograd in float64."""
+    value = {key: torch.tensor(numbers, dtype=torch.float64) for key, numbers in PAIRS.items()}
+    policy = PairLogps(value["chosen_logp"].requires_grad_(), value["rejected_logp"].requires_grad_())
+    reference = PairLogps(*[(value[f"{one}_logp"] - value[one]).detach() for one in ("chosen", "rejected")])
+    tokens = PairLogps(value["chosen_tokens"], value["rejected_tokens"])
+    mean, mean_reference = per_token(policy, tokens), per_token(reference, tokens)
+    beta, kl = setting["beta"], torch.tensor(setting["kl"], dtype=torch.float64)
+    weights = (setting["desirable"], setting["undesirable"])
+    good, bad = torch.ones(6, dtype=torch.bool), torch.zeros(6, dtype=torch.bool)
+    trl = lengths == "trl"
+    losses = {
+        "dpo": dpo_loss(policy, reference, beta),
+        "ipo": ipo_loss(*((mean, mean_reference) if trl else (policy, reference)), setting["tau"]),
+        "kto": kto_loss(policy.chosen, reference.chosen, good, kl, beta, *weights)
+        + kto_loss(policy.rejected, reference.rejected, bad, kl, beta, *weights),
+        "orpo": orpo_loss(mean, setting["orpo"]),
+        "cpo": cpo_loss(policy, beta, nll=-mean.chosen if trl else None),
+        "simpo": simpo_loss(mean, setting["simpo"], setting["gamma"]),
+    }
+    answers = {}
+    for name, loss in losses.items():
+        chosen, rejected = torch.autograd.grad(loss.sum(), policy, retain_graph=True)
+        answers[name] = (loss.tolist(), (-chosen).tolist(), rejected.tolist())
+    return answers
+
+
+def as_pairs() -> list[dict[str, float]]:
+    rows = zip(*PAIRS.values(), strict=True)
+    return [dict(zip(("c", "r", "lw", "ll", "nw", "nl"), row, strict=True)) for row in rows]
+
+
 @browser_test
-@BOTH
+@pytest.mark.parametrize("lengths", ["trl", "paper"])
+def test_six_losses_and_both_their_gradients_equal_the_librarys(opened: Callable[..., Opened], lengths: str) -> None:
+    page = opened("preference_losses").page
+    for setting in FAMILY:
+        got = page.evaluate(LOSSES, [as_pairs(), {**setting, "lengths": lengths}])
+        want = by_the_library(setting, lengths)
+        assert got.keys() == want.keys()
+        for name, (loss, up, down) in want.items():
+            assert [one["loss"] for one in got[name]] == pytest.approx(loss, rel=1e-9, abs=1e-12), (name, setting)
+            assert [one["up"] for one in got[name]] == pytest.approx(up, rel=1e-7, abs=1e-12), (name, setting)
+            assert [one["down"] for one in got[name]] == pytest.approx(down, rel=1e-7, abs=1e-12), (name, setting)
+
+
+@browser_test
+def test_a_line_moves_its_pair_along_every_axis_and_the_pull_is_the_lines_slope(opened: Callable[..., Opened]) -> None:
+    page = opened("preference_losses").page
+    for of in ("ratio", "logp"):
+        for per in ("sum", "token"):
+            for pair in as_pairs()[1:4]:
+                before, after = page.evaluate(
+                    """([pair, axis]) => {
+                      const E = customElements.get("alignlab-preference_losses");
+                      return [E.margin(pair, axis), E.margin(E.moved(pair, 0.25 * E.stretch(pair, axis)), axis)];
+                    }""",
+                    [pair, {"of": of, "per": per}],
+                )
+                assert after - before == pytest.approx(0.25, abs=1e-9)
+    slopes = page.evaluate(
+        """([pairs, settings]) => {
+          const { losses, moved } = customElements.get("alignlab-preference_losses");
+          return Object.values(losses).flatMap((loss) => pairs.map((pair) => {
+            const at = (d) => loss(moved(pair, d), settings).loss;
+            const { up, down } = loss(pair, settings);
+            return [(at(-1e-4) - at(1e-4)) / 2e-4, (up + down) / 2];
+          }));
+        }""",
+        [as_pairs()[:4], {**FAMILY[1], "lengths": "trl"}],
+    )
+    assert [slope for slope, _ in slopes] == pytest.approx([pull for _, pull in slopes], rel=1e-5, abs=1e-8)
+
+
+@browser_test
+def test_a_chosen_response_cannot_be_likelier_than_certain(opened: Callable[..., Opened]) -> None:
+    sure = {"c": 1.0, "r": 0.0, "lw": 0.3, "ll": -4.0, "nw": 5, "nl": 5}
+    got = opened("preference_losses").page.evaluate(LOSSES, [[sure], {**FAMILY[0], "lengths": "trl"}])
+    assert {name for name, [one] in got.items() if one["loss"] is None or math.isnan(one["loss"])} == {"orpo", "cpo"}
+
+
+@browser_test
+def test_a_real_pair_of_the_losses_can_be_read_by_key_by_finger_and_by_mouse(opened: Callable[..., Opened]) -> None:
+    page = opened("preference_losses").page
+    element = page.locator("alignlab-preference_losses")
+    points = losses_data()["points"]
+    order = sorted(range(len(points)), key=lambda k: points[k]["chosen"] - points[k]["rejected"])
+    text = element.locator("dl dd")
+
+    def said(k: int) -> list[str]:
+        prompt, answers = points[k]["name"].split(" ... ")
+        return [prompt, *answers.split(" | ")]
+
+    element.get_by_role("listbox").focus()
+    page.keyboard.press("Home")
+    assert text.all_text_contents() == said(order[0])
+    page.keyboard.press("ArrowRight")
+    assert text.all_text_contents() == said(order[1])
+    page.keyboard.press("End")
+    assert text.all_text_contents() == said(order[-1])
+    dot = element.locator("[role=option][id$='-7'] circle.dpo").bounding_box()
+    assert dot is not None
+    page.mouse.click(dot["x"] + dot["width"] / 2, dot["y"] + dot["height"] / 2)
+    assert element.locator(".card-head b").text_content() == "Pair 8 of 40"
+
+
+@browser_test
+def test_a_method_not_shown_is_not_drawn_and_one_that_lacks_its_data_cannot_be_chosen(
+    opened: Callable[..., Opened],
+) -> None:
+    page = opened("preference_losses").page
+    element = page.locator("alignlab-preference_losses").first
+    line = element.locator("path.method.simpo").first
+    assert line.get_attribute("visibility") == "visible"
+    element.get_by_label("SimPO", exact=True).uncheck()
+    assert line.get_attribute("visibility") == "hidden"
+    page.evaluate(
+        "(data) => { const e = document.createElement('alignlab-preference_losses'); e.id = 'bare'; e.data = data; "
+        "document.body.append(e); }",
+        {"points": [{"name": "a pair", "chosen": 1.0, "rejected": -2.0}], "beta": 0.1},
+    )
+    bare = page.locator("#bare")
+    assert bare.get_by_label("SimPO", exact=True).is_disabled()
+    assert bare.get_by_label("DPO", exact=True).is_enabled()
+    assert bare.locator(".said-pair").text_content() == "a pair"
+    assert bare.locator(".method-row.dpo .value").first.text_content() == f"{math.log1p(math.exp(-0.3)):.2f}"
+
+
+def survivors(data: dict[str, Any], near: float, margin: float, ratio: float, leak: float, reverse: bool) -> list[int]:
+    """The pairs that a plain reading of the filters keeps."""
+    gone = {prompt["id"] for prompt in data["prompts"] if prompt["exact"] or prompt["near"] >= near}
+    kept = []
+    for k, pair in enumerate(data["pairs"]):
+        lengths = sorted((pair["chosen_tokens"], pair["rejected_tokens"]))
+        if (
+            pair["prompt"] not in gone
+            and not (reverse and pair["contradicts"])
+            and pair["score_chosen"] - pair["score_rejected"] >= margin
+            and lengths[1] <= ratio * lengths[0]
+            and pair["leak"] < leak
+        ):
+            kept.append(k)
+    return kept
+
+
+@browser_test
+def test_the_funnel_keeps_what_a_plain_reading_of_its_filters_keeps(opened: Callable[..., Opened]) -> None:
+    page, data = opened("preference_funnel").page, funnel_data()
+    run = "([data, limits]) => customElements.get('alignlab-preference_funnel').funnel(data, limits)"
+    for near, margin, ratio, leak, reverse in (
+        (2.0, -9.0, 99.0, 2.0, False),
+        (0.7, 0.5, 2.0, 0.5, True),
+        (0.4, 1.0, 1.3, 0.1, False),
+        (0.9, 0.0, 1.1, 0.9, True),
+    ):
+        limits = {"exact": True, "near": near, "margin": margin, "ratio": ratio, "leak": leak}
+        limits["contradictions"] = reverse
+        got = page.evaluate(run, [data, limits])
+        assert got["pairs"] == survivors(data, near, margin, ratio, leak, reverse)
+        for stage in got["stages"]:
+            assert sorted(stage["kept"] + stage["removed"]) == stage["before"]
+    assert len(page.evaluate(run, [data, {}])["pairs"]) == 120
+    got = page.evaluate(
+        "([data, all]) => customElements.get('alignlab-preference_funnel').portrait(data, all)", [data, [0, 1, 2, 5]]
+    )
+    four = [data["pairs"][k] for k in (0, 1, 2, 5)]
+    lengths = [pair["chosen_tokens"] - pair["rejected_tokens"] for pair in four]
+    decided = [pair["truth"] for pair in four if pair["truth"]]
+    assert got["longer"] == sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in lengths) / 4
+    assert got["right"] == decided.count(1) / len(decided)
+    assert got["margin"] == pytest.approx(sum(pair["score_chosen"] - pair["score_rejected"] for pair in four) / 4)
+
+
+@browser_test
+def test_a_field_that_is_missing_removes_nothing_and_its_filter_is_left_out(opened: Callable[..., Opened]) -> None:
+    page = opened("preference_funnel").page
+    data = funnel_data()
+    for pair in data["pairs"]:
+        del pair["leak"]
+    for prompt in data["prompts"]:
+        prompt["near"] = None
+    got = page.evaluate(
+        "([data, limits]) => customElements.get('alignlab-preference_funnel').funnel(data, limits).pairs",
+        [data, {"near": 0.05, "leak": 0.05}],
+    )
+    assert len(got) == 120
+    page.evaluate(
+        "(data) => { const e = document.createElement('alignlab-preference_funnel'); e.id = 'bare'; e.data = data; "
+        "document.body.append(e); }",
+        data,
+    )
+    names = page.locator("#bare .stage-name").all_text_contents()
+    assert "Near-ties" in names and not {"Leakage", "Near-duplicates"} & set(names)
+
+
+@browser_test
+def test_the_texts_of_a_stage_can_be_read_page_by_page(opened: Callable[..., Opened]) -> None:
+    page, data = opened("preference_funnel").page, funnel_data()
+    element = page.locator("alignlab-preference_funnel")
+    element.get_by_role("button", name="No filter").click()
+    element.get_by_role("button", name="Contradictions").click()
+    assert element.locator(".empty").text_content() == "This step removes nothing."
+    element.get_by_label("drop them").last.check()
+    reverse = [pair for pair in data["pairs"] if pair["contradicts"]]
+    shown: list[str] = []
+    for _ in range(2):
+        shown += element.locator(".text-card:visible .answers p:first-of-type").all_text_contents()
+        element.get_by_role("button", name="More texts").click()
+    assert shown[: len(reverse)] == [pair["chosen"] for pair in reverse]
+    assert element.locator(".list-count").text_content() == f"1–4 of {len(reverse)}"
+    element.get_by_role("button", name="Kept after it").click()
+    assert element.locator(".list-count").text_content() == f"1–4 of {120 - len(reverse)}"
+
+
+@browser_test
+def test_the_frontier_is_read_between_its_points_and_a_run_at_its_last_saved_step(
+    opened: Callable[..., Opened],
+) -> None:
+    page = opened("overoptimization").page
+    frontier = overoptimization_data()["frontier"]
+    got = page.evaluate(
+        "([f, kls]) => kls.map((kl) => customElements.get('alignlab-overoptimization').frontierAt(f, kl))",
+        [frontier[::-1], [0.005, 0.1525, 0.66, 2, 9.0]],
+    )
+    assert got == pytest.approx([1.43, (1.68 + 1.89) / 2, 2.18, 2.5, 2.5])
+    below = page.evaluate("f => customElements.get('alignlab-overoptimization').frontierAt(f, 0.001)", frontier)
+    assert math.isnan(below)
+    run = {"points": [{"step": 0, "gold": 1.0}, {"step": 10, "gold": 2.0}, {"step": 30, "gold": 1.5}]}
+    steps = page.evaluate(
+        """(run) => {
+          const E = customElements.get('alignlab-overoptimization');
+          return [...[0, 9, 10, 29, 30, 99].map((step) => E.pointAt(run, step).step), E.best(run).step];
+        }""",
+        run,
+    )
+    assert steps == [0, 0, 10, 10, 30, 30, 10]
+
+
+@browser_test
+def test_beta_and_step_pick_the_point_that_is_shown(opened: Callable[..., Opened]) -> None:
+    page, data = opened("overoptimization").page, overoptimization_data()
+    element = page.locator("alignlab-overoptimization")
+    gold = element.locator(".figure b").first
+    worst = max(data["runs"], key=lambda run: max(p["gold"] for p in run["points"]) - run["points"][-1]["gold"])
+    assert gold.text_content() == f"{worst['points'][-1]['gold']:.2f}".replace("-", "−")
+    element.get_by_role("button", name="To the best gold").click()
+    assert gold.text_content() == f"{max(p['gold'] for p in worst['points']):.2f}"
+    beta, step = element.get_by_label("β of the run"), element.get_by_label("Training step")
+    beta.evaluate("e => { e.value = 3; e.dispatchEvent(new Event('input')); }")
+    step.evaluate("e => { e.value = 5; e.dispatchEvent(new Event('input')); }")
+    element.get_by_label("Run", exact=True).select_option("seed 1")
+    run = next(run for run in data["runs"] if run["beta"] == 1.0 and run["seed"] == 1)
+    assert gold.text_content() == f"{run['points'][5]['gold']:.2f}"
+
+
+@browser_test
+def test_a_run_of_steps_kl_and_gold_alone_is_drawn(opened: Callable[..., Opened]) -> None:
+    visit = opened("overoptimization")
+    points = [{"step": k, "kl": 0.1 * k, "gold": 1.0 + 0.1 * k} for k in range(4)]
+    visit.page.evaluate(
+        "(data) => { const e = document.createElement('alignlab-overoptimization'); e.id = 'bare'; e.data = data; "
+        "document.body.append(e); }",
+        {"runs": [{"beta": 0.1, "points": points}]},
+    )
+    bare = visit.page.locator("#bare")
+    assert bare.locator(".figure b").all_text_contents() == ["1.30", "0.30"]
+    assert bare.locator(".verdict").text_content() == "Gold rises to the end of training."
+    assert visit.errors == []
+
+
+@browser_test
+@EACH
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_draws_from_a_file_without_an_error_a_request_or_a_sideways_scroll(
@@ -489,7 +888,7 @@ def test_it_draws_from_a_file_without_an_error_a_request_or_a_sideways_scroll(
 
 
 @browser_test
-@BOTH
+@EACH
 def test_a_script_loaded_twice_defines_once(opened: Callable[..., Opened], name: str) -> None:
     visit = opened(name, twice=True)
     assert visit.errors == []
@@ -500,7 +899,7 @@ def test_a_script_loaded_twice_defines_once(opened: Callable[..., Opened], name:
 
 
 @browser_test
-@BOTH
+@EACH
 def test_data_may_also_come_as_a_property_before_or_after_the_element_is_on_the_page(
     opened: Callable[..., Opened], name: str
 ) -> None:
@@ -519,7 +918,7 @@ def test_data_may_also_come_as_a_property_before_or_after_the_element_is_on_the_
 
 
 @browser_test
-@BOTH
+@EACH
 def test_arrow_keys_move_every_slider_and_what_it_says(opened: Callable[..., Opened], name: str) -> None:
     page = opened(name).page
     sliders = page.locator(f"alignlab-{name} input[type=range]")
@@ -537,7 +936,7 @@ def test_arrow_keys_move_every_slider_and_what_it_says(opened: Callable[..., Ope
 
 
 @browser_test
-@BOTH
+@EACH
 def test_an_update_takes_less_than_a_frame(opened: Callable[..., Opened], name: str) -> None:
     page = opened(name).page
     median = page.evaluate(f"""() => {{
@@ -556,7 +955,7 @@ def test_an_update_takes_less_than_a_frame(opened: Callable[..., Opened], name: 
 
 
 @browser_test
-@BOTH
+@EACH
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_nothing_on_the_page_moves_while_a_reader_plays(
     opened: Callable[..., Opened], name: str, viewport: dict[str, int]
@@ -579,7 +978,7 @@ def test_nothing_on_the_page_moves_while_a_reader_plays(
 
 
 @browser_test
-@BOTH
+@EACH
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_what_is_touched_is_at_least_24_pixels(
     opened: Callable[..., Opened], name: str, viewport: dict[str, int]
@@ -593,7 +992,7 @@ def test_what_is_touched_is_at_least_24_pixels(
 
 
 @browser_test
-@BOTH
+@EACH
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(opened: Callable[..., Opened], name: str, theme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")

@@ -12,7 +12,7 @@ from typing import Any
 
 from alignlab import palette
 
-NAMES = ("decoding", "dpo")
+NAMES = ("decoding", "dpo", "overoptimization", "preference_funnel", "preference_losses")
 EXPLORER_MIME = "application/vnd.alignlab.explorer+json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
@@ -37,7 +37,7 @@ def script(name: str) -> str:
 
 def style() -> str:
     """The page's own few rules around explorers: they keep an explorer's place until its script has run."""
-    return _read("host.css")
+    return _read("host.css").replace("EXPLORERS", ", ".join(f"alignlab-{name}" for name in NAMES))
 
 
 def show(name: str, data: dict[str, Any]) -> Shown:

@@ -84,9 +84,9 @@ function tokenText(text) {
 }
 
 /** What to try, in one line: the page's own line before the element, if there is one, says it already. */
-function invitation(host, data) {
+function invitation(host, data, otherwise) {
   const before = host.previousElementSibling;
-  return before && before.classList.contains("al-try") ? null : host.getAttribute("try") || data.try;
+  return before && before.classList.contains("al-try") ? null : host.getAttribute("try") || data.try || otherwise;
 }
 
 let serial = 0;
@@ -122,6 +122,106 @@ function slider({ label, note, values, value, show, speak, oninput }) {
 
 /** Evenly spaced numbers from a to b, free of binary dust. */
 const range = (a, b, step) => Array.from({ length: Math.round((b - a) / step) + 1 }, (_, i) => +(a + i * step).toFixed(6));
+
+/** Numbers from 10^a to 10^b, evenly spaced in the exponent. */
+const powers = (a, b, step) => range(a, b, step).map((x) => +(10 ** x).toPrecision(3));
+
+/** log(1 + e^x), safe for any x. */
+const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
+const sigmoid = (x) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
+
+/** [lowest, highest] of the values, with some air on both sides. */
+function extent(values, air = 0.06) {
+  const low = values.reduce((a, b) => Math.min(a, b), Infinity);
+  const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  if (low > high) return [0, 1];
+  const more = air * (high - low || 1);
+  return [low - more, high + more];
+}
+
+/** A number for people: as many digits as its size asks for. */
+const brief = (x) => (!Number.isFinite(x) ? "–" : fixed(x, Math.abs(x) >= 100 ? 0 : Math.abs(x) >= 10 ? 1 : Math.abs(x) >= 0.1 ? 2 : 3));
+
+/** Exactly one of several buttons is pressed: {root, set(value)}. */
+function choice({ label, options, value, onchoose }) {
+  const buttons = options.map(([key, text]) => h("button", { type: "button", class: "chip", onclick: () => { set(key); onchoose(key); } }, text));
+  const set = (wanted) => options.forEach(([key], k) => buttons[k].setAttribute("aria-pressed", String(key === wanted)));
+  set(value);
+  return { root: h("div", { class: "choice", role: "group", "aria-label": label }, buttons), set };
+}
+
+/** A figure with its label and unit; note() says something below it. */
+function tile(label, unit) {
+  const { value, line } = quantity(unit);
+  const small = h("small");
+  return { value, note: (text) => say(small, text), root: h("div", { class: "figure" }, h("span", null, label), line, small) };
+}
+
+/**
+ * Two axes with a grid: draw marks in `marks` (clipped) or `over` (not clipped), at x(value), y(value).
+ * frame({x, y, xName, yName, ...}) sets what the axes show; it draws them anew only where something changed.
+ */
+function axes({ height, left = 44, right = 12, top = 10, bottom = 40, attributes }) {
+  const id = `al-clip-${++serial}`;
+  const clip = s("rect");
+  const grid = s("g", { class: "frame", "aria-hidden": "true" });
+  const marks = s("g", { "clip-path": `url(#${id})` });
+  const over = s("g");
+  const svg = s("svg", { height, ...attributes }, s("defs", null, s("clipPath", { id }, clip)), grid, marks, over);
+  const self = { svg, marks, over, width: 0, x: null, y: null, frame };
+  let drawn = "";
+  function frame({ x, y, xName, yName, xTicks, yTicks, xText, yText, warp }) {
+    const wide = svg.getBoundingClientRect().width || self.width || 380;
+    const key = JSON.stringify([wide, x, y, xName, yName, xTicks, yTicks, warp && warp.name]);
+    if (key === drawn) return;
+    drawn = key;
+    self.width = wide;
+    const [l, r, t, b] = [left, wide - right, top, height - bottom];
+    const bend = warp || ((v) => v);
+    const scale = ([low, high], from, to, f) => (v) => from + ((f(v) - f(low)) / (f(high) - f(low) || 1)) * (to - from);
+    self.x = scale(x, l, r, bend);
+    self.y = scale(y, b, t, (v) => v);
+    self.area = { l, r, t, b };
+    svg.setAttribute("viewBox", `0 0 ${wide} ${height}`);
+    for (const [name, value] of Object.entries({ x: l, y: t, width: Math.max(0, r - l), height: b - t })) clip.setAttribute(name, value);
+    const written = (values, text) => text || ((v) => fixed(v, Math.max(0, Math.min(3, -Math.floor(Math.log10(Math.abs(values[1] - values[0]) || 1) + 1e-9)))));
+    const across = xTicks || ticks(...x, Math.max(3, Math.min(7, (r - l) / 50)));
+    const up = yTicks || ticks(...y, 5);
+    const xs = written(across, xText);
+    const ys = written(up, yText);
+    grid.replaceChildren(
+      ...across.flatMap((v) => [s("line", { class: v === 0 ? "zero" : null, x1: self.x(v), x2: self.x(v), y1: t, y2: b }), s("text", { x: self.x(v), y: b + 16, "text-anchor": "middle" }, xs(v))]),
+      ...up.flatMap((v) => [s("line", { class: v === 0 ? "zero" : null, x1: l, x2: r, y1: self.y(v), y2: self.y(v) }), s("text", { x: l - 7, y: self.y(v) + 4, "text-anchor": "end" }, ys(v))]),
+      xName ? s("text", { class: "name", x: (l + r) / 2, y: b + 34, "text-anchor": "middle" }, xName) : "",
+      yName ? s("text", { class: "name", transform: `translate(11 ${(t + b) / 2}) rotate(-90)`, "text-anchor": "middle" }, yName) : "");
+  }
+  return self;
+}
+
+/** "M… L…" through the points whose coordinates are finite; a gap where they are not. */
+function trace(points) {
+  let d = "";
+  let open = false;
+  for (const [x, y] of points) {
+    const fine = Number.isFinite(x) && Number.isFinite(y);
+    if (fine) d += `${open ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+    open = fine;
+  }
+  return d;
+}
+
+/** Draw now, and anew whenever the element gets another width. */
+function whenWide(node, redraw) {
+  let known = -1;
+  const measure = () => {
+    const { width } = node.getBoundingClientRect();
+    if (width === known) return;
+    known = width;
+    redraw();
+  };
+  measure();
+  new ResizeObserver(measure).observe(node);
+}
 
 /** Define an explorer once; later copies of the same script do nothing. */
 function define(name, draw, statics) {

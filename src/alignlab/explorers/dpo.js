@@ -1,9 +1,5 @@
 // <alignlab-dpo>: real preference pairs in the plane of log-ratios, and what the DPO loss makes of them.
 
-/** log(1 + e^x), safe for any x. */
-const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
-const sigmoid = (x) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
-
 /**
  * Rafailov et al. (2023), eq. 7. chosen and rejected: log-ratios of policy to reference (nats).
  * Gives margin, loss -log sigma(beta margin) in nats, the weight of its gradient beta sigma(-beta margin), implicit rewards.
@@ -21,7 +17,7 @@ function summary(run, step, beta) {
     chosen: mean((e) => e.rewards[0]), rejected: mean((e) => e.rewards[1]) };
 }
 
-const BETAS = range(-2, 0.5, 0.02).map((x) => +(10 ** x).toPrecision(3));
+const BETAS = powers(-2, 0.5, 0.02);
 const BANDS = [-4, -2, -1, 0, 1, 2, 4];
 const FRAME_MS = 420;
 const share = (x) => `${Math.round(100 * x)}%`;
