@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,26 +59,32 @@ def lora() -> LoraConfig:
     return LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
+def loss_of(policy: PeftModel, batch: text.Batch) -> Tensor:
+    """DPO's mean loss, as the lab has it; 2B rows: B chosen, then their B rejected."""
+    now = PairLogps(*logprobs.sequence_logprobs(policy, *batch).chunk(2))
+    with torch.no_grad(), policy.disable_adapter():
+        reference = PairLogps(*logprobs.sequence_logprobs(policy, *batch).chunk(2))
+    return dpo_loss(now, reference, BETA).mean()
+
+
 @dataclass
 class Loop:
-    """Our side: a policy and its optimizer."""
+    """Our side: a policy, its optimizer, and the mean loss of a batch."""
 
     policy: PeftModel
     optimizer: torch.optim.Optimizer
+    loss: Callable[[PeftModel, Any], Tensor] = loss_of
 
     @classmethod
-    def start(cls, base: PreTrainedModel) -> "Loop":
+    def start(cls, base: PreTrainedModel, loss: Callable[[PeftModel, Any], Tensor] = loss_of) -> "Loop":
         policy = get_peft_model(base, lora()).eval()
         parameters = [p for p in policy.parameters() if p.requires_grad]
-        return cls(policy, torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0))
+        return cls(policy, torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0), loss)
 
-    def step(self, batch: text.Batch) -> float:
-        """As the lab has it; 2B rows: B chosen, then their B rejected. Returns the loss."""
+    def step(self, batch: Any) -> float:
+        """One step; returns the loss."""
         with compute.autocast(CPU):
-            policy = PairLogps(*logprobs.sequence_logprobs(self.policy, *batch).chunk(2))
-            with torch.no_grad(), self.policy.disable_adapter():
-                reference = PairLogps(*logprobs.sequence_logprobs(self.policy, *batch).chunk(2))
-        loss = dpo_loss(policy, reference, BETA).mean()
+            loss = self.loss(self.policy, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
         self.optimizer.step()
@@ -93,7 +100,7 @@ def as_batch(inputs: dict[str, Tensor]) -> text.Batch:
 class Turns(TrainerCallback):
     """Times each step of the trainer, from its batch at hand to its optimizer's step, then takes and times ours."""
 
-    def __init__(self, loop: Loop, batches: list[text.Batch]) -> None:
+    def __init__(self, loop: Loop, batches: list[Any]) -> None:
         self.loop, self.batches = loop, batches
         self.ours: list[float] = []
         self.theirs: list[float] = []
@@ -113,17 +120,26 @@ class Turns(TrainerCallback):
         self.ours.append(time.perf_counter() - middle)
 
 
-def trainer_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: int, **settings: Any) -> DPOTrainer:
-    """trl's trainer on the CPU, with the loss, rate and order that are ours too."""
+def quietly() -> None:
+    """No warnings and bars of the peers, and no look-up of anything online."""
     warnings.filterwarnings("ignore", module=r"(trl|transformers|peft|torch)\b")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     disable_progress_bar()
-    config = DPOConfig(
-        output_dir=tempfile.mkdtemp(), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
-        max_steps=steps, per_device_train_batch_size=PAIRS, train_sampling_strategy="sequential", logging_steps=1,
-        beta=BETA, learning_rate=LEARNING_RATE, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=1.0,
-        **settings,
-    )  # fmt: skip
+
+
+def common(steps: int) -> dict[str, Any]:
+    """What every trainer of trl's is told, so that rate, order and clipping are ours too."""
+    return {
+        "output_dir": tempfile.mkdtemp(), "use_cpu": True, "report_to": "none", "save_strategy": "no",
+        "disable_tqdm": True, "max_steps": steps, "train_sampling_strategy": "sequential", "logging_steps": 1,
+        "learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1.0,
+    }  # fmt: skip
+
+
+def trainer_of(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, steps: int, **settings: Any) -> DPOTrainer:
+    """trl's trainer on the CPU, with the loss, rate and order that are ours too."""
+    quietly()
+    config = DPOConfig(beta=BETA, per_device_train_batch_size=PAIRS, **common(steps), **settings)
     trainer = DPOTrainer(
         model=base, args=config, train_dataset=dataset(tokenizer, steps), processing_class=tokenizer, peft_config=lora()
     )
@@ -139,15 +155,20 @@ def compare(
     trainer = trainer_of(copy.deepcopy(base), tokenizer, steps, **SETTINGS[setting])
     rows = [trainer.train_dataset[i] for i in range(PAIRS * steps)]
     batches = [as_batch(trainer.data_collator(rows[PAIRS * i : PAIRS * (i + 1)])) for i in range(steps)]
+    shape = tuple(batches[0].input_ids.shape)
+    name = f"DPO step, SmolLM2, LoRA, {PAIRS} pairs ({shape[0]} x {shape[1]} tokens); trl {setting}"
+    return in_turns(name, loop, trainer, batches, target)
+
+
+def in_turns(name: str, loop: Loop, trainer: Any, batches: list[Any], target: float) -> Comparison:
+    """Let the trainer train, each of its steps followed by one of ours; the first WARM_UP are not timed."""
     turns = Turns(loop, batches)
     trainer.add_callback(turns)
     trainer.train()
     theirs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     gap = max(abs(a - b) / b for a, b in zip(turns.losses, theirs, strict=True))
-    same = f"loss curves within {gap:.2%} over {steps} steps ({turns.losses[0]:.3f} to {turns.losses[-1]:.3f})"
-    shape = tuple(batches[0].input_ids.shape)
-    name = f"DPO step, SmolLM2, LoRA, {PAIRS} pairs ({shape[0]} x {shape[1]} tokens); trl {setting}"
-    warm = min(WARM_UP, steps - 1)
+    same = f"loss curves within {gap:.2%} over {len(batches)} steps ({turns.losses[0]:.3f} to {turns.losses[-1]:.3f})"
+    warm = min(WARM_UP, len(batches) - 1)
     return Comparison(name, turns.ours[warm:], turns.theirs[warm:], target, same)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import dpo
+import family
 import sampler
 import torch
 from measure import HEADER, Comparison, machine, table
@@ -67,13 +68,17 @@ def samplers(smoke: bool) -> list[Comparison]:
 
 
 def trainers(smoke: bool) -> list[Comparison]:
-    """DPO steps beside trl's trainer, under each of its settings."""
+    """DPO steps beside trl's trainer, under each of its settings, then a step of each of DPO's relatives."""
     if smoke:
         _, tokenizer = models.load("small", "cpu")
         base = toy(len(tokenizer))[0]
-        return [dpo.compare(base, tokenizer, 2, setting, target=0.0) for setting in dpo.SETTINGS]
+        return [dpo.compare(base, tokenizer, 2, setting, target=0.0) for setting in dpo.SETTINGS] + [
+            family.compare(base, tokenizer, 2, name, target=0.0) for name in family.METHODS
+        ]
     base, tokenizer = models.load("small", "cpu")
-    return [dpo.compare(base, tokenizer, 10, setting, target=2.5) for setting in dpo.SETTINGS]
+    return [dpo.compare(base, tokenizer, 10, setting, target=2.5) for setting in dpo.SETTINGS] + [
+        family.compare(base, tokenizer, 7, name, target=1.0) for name in family.METHODS
+    ]
 
 
 def toy(vocabulary: int) -> tuple[PreTrainedModel, None]:

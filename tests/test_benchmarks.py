@@ -1,6 +1,7 @@
 """The benchmarks' statistics by hand, and that every part of them still runs."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,6 +75,11 @@ def test_every_benchmark_runs_on_toy_sizes_and_writes_nothing() -> None:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = [line for line in ran.stdout.splitlines() if line.startswith("|")]
-    assert len(rows) == 5, ran.stdout  # head, rule, a sampler, trl under two settings
-    assert "greedy tokens identical" in rows[2] and all("loss curves within" in row for row in rows[3:])
+    assert len(rows) == 10, ran.stdout  # head, rule, a sampler, DPO under two settings of trl's, five relatives
+    assert [row.split()[1] for row in rows[3:]] == ["DPO", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO"]
+    assert "greedy tokens identical" in rows[2]
+    gaps = [re.search(r"loss curves within ([\d.]+)%", row) for row in rows[3:]]
+    assert all(gap and float(gap[1]) < 1 for gap in gaps), (
+        ran.stdout
+    )  # bfloat16 in trl's forward pass; not another loss
     assert (results.read_bytes() if results.exists() else None) == before
