@@ -7,6 +7,7 @@ On a reader's machine without a Chromium the browser tests are skipped; where CI
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,17 @@ torch.set_num_threads(1)
 
 pytest_plugins = ["book_fixture"]  # the project's book, built once
 
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "msedge")
 PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -57,6 +69,16 @@ def chromium_path() -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_path: str) -> Iterator[Any]:
+    """One Chromium for a whole file; it can resolve no host name."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need tests/requirements.txt")
+    with sync_api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=chromium_path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -36,17 +36,6 @@ KEY_PAGES = (
 )
 FIRST_LOAD = 1_000_000  # bytes on the wire, gzipped, plotly left out
 FRAME = 16.0  # milliseconds
-CHROMIUM = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
 AXE: dict[str, Any] = {
     "resultTypes": ["violations"],
     "preload": False,  # else axe asks for imported stylesheets beside the page, where they are not
@@ -132,15 +121,6 @@ def served(folder: Path) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium_path: str | Path) -> Iterator[Any]:
-    """One Chromium for the whole file; it can resolve no host name."""
-    with sync_api.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=str(chromium_path), args=CHROMIUM)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

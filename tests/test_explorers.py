@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -30,6 +28,9 @@ from alignlab.losses.preference import (
     per_token,
     simpo_loss,
 )
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parent.parent
 DECODING = ROOT / "labs" / "explorers" / "decoding.json"
@@ -148,39 +149,7 @@ def test_the_summary_takes_the_logits_of_one_position_only() -> None:
 
 # ---- in Chromium
 
-try:
-    from playwright.sync_api import Browser, Page, sync_playwright
-except ImportError:  # the reader's environment; tests/requirements.txt has it
-    sync_playwright = None  # type: ignore[assignment]
-
 browser_test = pytest.mark.browser
-CHROMIUM = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """A Chromium; where there is none the tests are skipped, but fail in CI."""
-    required = os.environ.get("CI") == "true"
-    if sync_playwright is None:
-        (pytest.fail if required else pytest.skip)("playwright is not installed")
-    with sync_playwright() as playwright:
-        try:
-            found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-            browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM)
-        except Exception as error:
-            (pytest.fail if required else pytest.skip)(f"no Chromium could be started: {error}")
-        yield browser
-        browser.close()
 
 
 def decoding_data() -> dict[str, Any]:
@@ -378,12 +347,12 @@ class Opened:
 
 
 @pytest.fixture
-def opened(chromium: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
     """Opens an explorer on a page of its own: opened("decoding", PHONE, "dark")."""
     pages: list[Page] = []
 
     def open_page(name: str, viewport: dict[str, int] = DESK, theme: str = "light", twice: bool = False) -> Opened:
-        visit = Opened(chromium, write_page(tmp_path, name, theme, twice), viewport)
+        visit = Opened(browser, write_page(tmp_path, name, theme, twice), viewport)
         pages.append(visit.page)
         return visit
 
