@@ -20,7 +20,7 @@
 # - **You will** compute the optimum of reward minus KL and try to beat it; minimize the DPO loss and see where it lands;
 #   read the reward off the policy; watch the partition function cancel, and not cancel; check the gradient pair by pair.
 #   Then break the assumptions one by one: few pairs, circular preferences, answers never compared, labels that never vary.
-# - **Time:** about 2 minutes on a CPU with two cores.
+# - **Time:** about a minute on a CPU with two cores.
 #
 # **Sections:** 3.1.1-3.1.3
 
