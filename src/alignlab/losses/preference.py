@@ -145,7 +145,7 @@ def per_token(logps: PairLogps, tokens: PairLogps) -> PairLogps:
 def log_odds(logp: Tensor) -> Tensor:
     """log(p / (1 - p)) of probabilities given as logarithms (nats), any shape; exact for tiny p and for p near 1.
 
-    Hong et al. (2024), eq. 4. A p that rounds to 1 is taken as the largest number below 1, so that odds stay finite.
+    Hong et al. (2024), eq. 4. A p nearer to 1 than the precision is taken as 1 - eps, so that odds stay finite.
     ValueError for a logarithm above 0: that is no probability.
     """
     if (logp > 1e-4).any():
