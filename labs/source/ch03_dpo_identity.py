@@ -76,8 +76,8 @@ warnings.filterwarnings("ignore", category=FutureWarning)  # transformers tells 
 run = lab.Lab("ch03_dpo_identity")
 budget = run.budget(
     full=dict(
-        steps=30,
-        written_steps=20,
+        steps=25,
+        written_steps=15,
         refresh=10,
         prompts=32,
         identity=4,
@@ -85,8 +85,8 @@ budget = run.budget(
         cut=12,
         words=24,
         heldout=20,
-        tracked=10,
-        trl_steps=5,
+        tracked=6,
+        trl_steps=6,
     ),
     quick=dict(
         steps=2,
@@ -391,12 +391,10 @@ gains = run.curve(
 
 
 @torch.no_grad()
-def gained(policy, batch):
-    """What each row's log-probability gained on the reference, (2B,), in nats."""
+def scores(policy, pairs):
+    """Log-probability of every token of the answers: those of the chosen, then those of the rejected, (2B, T-1), in nats."""
     with compute.autocast():
-        now = logprobs.sequence_logprobs(policy, *batch)
-        with policy.disable_adapter():
-            return now - logprobs.sequence_logprobs(policy, *batch)
+        return logprobs.token_logprobs(policy, *collate(pairs))
 
 
 def train(policy, rejected_by, label, steps):
@@ -405,14 +403,16 @@ def train(policy, rejected_by, label, steps):
         [p for p in policy.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0.0
     )
     draw, generator = random.Random(SEED), torch.Generator(device).manual_seed(SEED)
-    log = {"pairs": {}, "tracked": [], "losses": [], "seconds": [], "records": []}
+    log = {"pairs": {}, "tracked": [], "start": [], "losses": [], "seconds": [], "records": []}
     state = run.checkpoint(
         label, {"policy": lab.trainable(policy), "optimizer": optimizer, "draw": draw, "generator": generator, "log": log},
-        fingerprint={"budget": vars(budget), "rank": RANK, "beta": BETA, "rate": LEARNING_RATE}, every=5,
+        fingerprint={"budget": vars(budget), "seed": SEED, "rank": RANK, "beta": BETA, "rate": LEARNING_RATE}, every=5,
     )  # fmt: skip
 
     def record(step):
-        change = gained(policy, collate(log["tracked"])).tolist()
+        now = scores(policy, log["tracked"]).sum(-1).tolist()
+        log["start"] = log["start"] or now  # before the first step the policy is the reference
+        change = [after - before for after, before in zip(now, log["start"])]
         said = share_naming(decoding.answer(policy, tokenizer, heldout, budget.cut))
         log["records"].append({"step": step, "gained": change, "said": said})
 
@@ -465,10 +465,9 @@ print(
 @torch.no_grad()
 def parts_gained(policy, pairs):
     """Mean change of log-probability (nats) of the common opening, the name, and the common rest: {part: (chosen, rejected)}."""
-    batch = collate(pairs)
-    change = logprobs.token_logprobs(policy, *batch)  # (2B, T-1)
+    change = scores(policy, pairs)
     with policy.disable_adapter():
-        change = change - logprobs.token_logprobs(policy, *batch)
+        change = change - scores(policy, pairs)
     parts = {"the common opening": [0.0, 0.0], "the name": [0.0, 0.0], "the common rest": [0.0, 0.0]}
     for i, sides in enumerate(pairs):
         replies = [[token for token, mask in zip(*side) if mask] for side in sides[1:]]
@@ -622,7 +621,7 @@ from trl import DPOConfig, DPOTrainer
 
 base = policy.unload()
 work_pairs = make_pairs(base, "hand", random.Random(SEED), None)
-written_pairs = work_pairs["identity"][: 4 * budget.trl_steps]
+written_pairs = work_pairs["identity"][: 2 * budget.trl_steps]
 
 
 def as_text(side):
@@ -634,7 +633,7 @@ rows = [
     for prompt, chosen, rejected in written_pairs
 ]
 config = DPOConfig(
-    output_dir=tempfile.mkdtemp(), beta=BETA, learning_rate=LEARNING_RATE, per_device_train_batch_size=4,
+    output_dir=tempfile.mkdtemp(), beta=BETA, learning_rate=LEARNING_RATE, per_device_train_batch_size=2,
     max_steps=budget.trl_steps, lr_scheduler_type="constant", weight_decay=0.0, report_to="none", logging_steps=1,
     use_cpu=device.type == "cpu", train_sampling_strategy="sequential",
     save_strategy="no", gradient_checkpointing=False, disable_tqdm=True, bf16=compute.bfloat16_pays(device.type),
@@ -673,7 +672,7 @@ with torch.no_grad():
         parameter.copy_(value)
 
 # %% [markdown]
-# Then five steps of its training, from the same adapter on the same batches as five of ours.
+# Then some steps of its training on two pairs each, and the same number of ours, from the same adapter on the same batches.
 
 # %%
 trainer.train()
@@ -686,7 +685,7 @@ with torch.no_grad():
 optimizer = torch.optim.AdamW([p for _, p in adapter], lr=LEARNING_RATE, weight_decay=0.0)
 our_losses = []
 for step in range(budget.trl_steps):
-    our_losses.append(dpo_step(trainer.model, collate(written_pairs[4 * step : 4 * step + 4]), optimizer)[0])
+    our_losses.append(dpo_step(trainer.model, collate(written_pairs[2 * step : 2 * step + 2]), optimizer)[0])
 
 compared = run.curve(
     "The same batches: trl and our loop", y="loss (nats)", lines={"trl": "reference", "ours": "policy"}
