@@ -1046,10 +1046,14 @@ run.claim(
     "once the policy has moved, on-policy pairs point nearer to it", moved_alignment["on"] > moved_alignment["off"]
 )
 run.claim(
-    "far: on-policy DPO ends nearer the optimum than offline", gaps["far"]["on-policy DPO"] < gaps["far"]["offline DPO"]
+    "far: offline DPO and on-policy DPO end within 0.05 of each other",
+    abs(gaps["far"]["on-policy DPO"] - gaps["far"]["offline DPO"]) < 0.05,
 )
 run.claim("far: RLOO ends nearest", gaps["far"]["RLOO"] == min(gaps["far"].values()))
-run.claim("far: graded labels help offline DPO", gaps["far"]["offline DPO, graded"] < gaps["far"]["offline DPO"])
+run.claim(
+    "far: graded labels take at least a quarter off the gap of offline DPO",
+    gaps["far"]["offline DPO, graded"] < 0.75 * gaps["far"]["offline DPO"],
+)
 near_difference = gaps["near"]["offline DPO"] - gaps["near"]["on-policy DPO"]
 run.claim("near: offline DPO and on-policy DPO end within 0.05 of each other", abs(near_difference) < 0.05)
 run.claim("rare: RLOO finds the rare ending", shares["RLOO"] > 0.5)

@@ -765,7 +765,7 @@ run.table(
 )  # fmt: skip
 run.claim(
     "in a hurry DPO and SimPO break, and ORPO much less",
-    min(hurried["DPO"]["broken"], hurried["SimPO"]["broken"]) > 2 * hurried["ORPO"]["broken"],
+    min(hurried["DPO"]["broken"], hurried["SimPO"]["broken"]) > max(0.5, 2 * hurried["ORPO"]["broken"]),
 )
 run.claim("and DPO's loss on unseen pairs has fallen all the same", hurry_loss["DPO"] < start_loss["DPO"])
 
