@@ -485,7 +485,7 @@ on_the_map(
 
 # %% [markdown]
 # Read the paths. The two smallest values begin alike: at margin 0 every pair has weight ½, and AdamW divides the gradient's size, $\beta$ included, out again. Only
-# when $\beta m$ has grown to about 1 does $\beta$ say "enough"; for the large values that is soon, and they stop near their optimum. For the smallest it never comes:
+# when $\beta m$ has grown to about 1 does $\beta$ say "enough"; for the largest value that is soon, and it stops near its optimum. For the smallest it never comes:
 # the run goes on, past its best, into broken text. Its judge was the gold reward itself.
 #
 # ## Knob 2: learning rate
