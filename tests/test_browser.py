@@ -32,7 +32,8 @@ DPO = "book/ch03_dpo/training.html"
 KEY_PAGES = (
     HOME,
     DPO,
-    *(f"book/{page}.html" for page in ("ch03_dpo/index", "outline_map", "glossary", "ch05_rl/core")),
+    *(f"book/ch03_dpo/{page}.html" for page in ("index", "core_idea", "preference_data", "practice", "beyond")),
+    *(f"book/{page}.html" for page in ("outline_map", "glossary", "ch05_rl/core")),
 )
 FIRST_LOAD = 1_000_000  # bytes on the wire, gzipped, plotly left out
 FRAME = 16.0  # milliseconds
