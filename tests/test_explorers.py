@@ -312,7 +312,7 @@ new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.
 
 def write_page(folder: Path, name: str, theme: str = "light", twice: bool = False) -> str:
     """A page with one explorer, as the book makes it; its file:// address."""
-    data = json.dumps(DATA[name]()).replace("</", "<\\/")
+    data = json.dumps(explorers.packed(DATA[name]())).replace("</", "<\\/")
     script = f"<script>{explorers.script(name)}</script>" * (2 if twice else 1)
     page = folder / f"{name}-{theme}.html"
     page.write_text(
@@ -372,6 +372,22 @@ DISTRIBUTION = """([prompts, settings]) => {
     });
   });
 }"""
+
+
+def test_packing_writes_the_keys_of_like_objects_once() -> None:
+    like = [{"x": i, "y": [{"z": 1}]} for i in range(3)]
+    assert explorers.packed({"points": like}) == {
+        "points": {"@columns": ["x", "y"], "@rows": [[i, [{"z": 1}]] for i in range(3)]}
+    }
+    for kept in ([{"x": 1}, {"x": 2}], [{"x": 1}, {"y": 2}, {"x": 3}], [{}, {}, {}], [1, 2, 3]):
+        assert explorers.packed(kept) == kept
+
+
+@browser_test
+@pytest.mark.parametrize("name", explorers.NAMES)
+def test_a_page_reads_packed_data_back_as_they_were(opened: Callable[..., Opened], name: str) -> None:
+    read = opened(name).page.evaluate("name => document.querySelector(`alignlab-${name}`).data", name)
+    assert read == json.loads(json.dumps(DATA[name]()))
 
 
 @browser_test

@@ -38,7 +38,7 @@ def trim(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any],
         context[kind][:] = [asset for asset in context[kind] if _wanted(asset, unused)]
     # docutils calls a list what holds no list items
     body = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-    context["body"] = with_shared_styles(body)
+    context["body"] = with_shared_styles(without_plain_spans(body))
     context["lean"] = without_icon_font
     if 'class="al-map"' in body:
         app.add_js_file("outline-map.js", loading_method="defer")
@@ -74,6 +74,11 @@ def write_explorers(app: Sphinx) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in faces.names():
             (folder / f"{name}.js").write_text(faces.script(name), encoding="utf-8")
+
+
+def without_plain_spans(body: str) -> str:
+    """Code without a span around each name, bracket and operator: they have the colour of text, and are half a lab."""
+    return re.sub(r'<span class="(?:n|nn|p|o|w|si)">([^<]*)</span>', r"\1", body)
 
 
 def with_shared_styles(body: str) -> str:

@@ -36,7 +36,7 @@ def element(env: BuildEnvironment, name: str, data: Any, attempt: str = "") -> s
     attempt = f'<p class="al-try"><strong>Try:</strong> {escape(attempt)}</p>' if attempt else ""
     parts.append(
         f'<div class="al-explorer" data-explorer="{escape(name)}">{attempt}<alignlab-{escape(name)}>'
-        f'<script type="application/json">{embed_json(data)}</script>'
+        f'<script type="application/json">{embed_json(faces.packed(data))}</script>'
         f"<noscript>This figure is live: it needs JavaScript.</noscript></alignlab-{escape(name)}></div>"
     )
     if name not in brought:

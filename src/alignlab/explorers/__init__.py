@@ -40,6 +40,21 @@ def style() -> str:
     return _read("host.css").replace("EXPLORERS", ", ".join(f"alignlab-{name}" for name in NAMES))
 
 
+def packed(data: Any) -> Any:
+    """The same data for a page, each list of three or more like objects as a table that says its keys once.
+
+    A table is {"@columns": keys, "@rows": values by row}; core.js reads it back as the list it was.
+    """
+    if isinstance(data, dict):
+        return {key: packed(value) for key, value in data.items()}
+    if not isinstance(data, list):
+        return data
+    alike = len(data) >= 3 and all(isinstance(item, dict) and item.keys() == data[0].keys() for item in data)
+    if not alike or not data[0]:
+        return [packed(item) for item in data]
+    return {"@columns": list(data[0]), "@rows": [[packed(item[key]) for key in data[0]] for item in data]}
+
+
 def show(name: str, data: dict[str, Any]) -> Shown:
     """An explorer as a cell's output: live in Jupyter and Colab, and the very same element in the built book.
 

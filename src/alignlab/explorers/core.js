@@ -223,6 +223,13 @@ function whenWide(node, redraw) {
   new ResizeObserver(measure).observe(node);
 }
 
+/** A table that `packed` (in __init__.py) wrote, as the list of objects that it was; a reviver for JSON.parse. */
+function unpacked(key, value) {
+  const columns = value && value["@columns"];
+  if (!columns) return value;
+  return value["@rows"].map((row) => Object.fromEntries(columns.map((name, at) => [name, row[at]])));
+}
+
 /** Define an explorer once; later copies of the same script do nothing. */
 function define(name, draw, statics) {
   if (typeof customElements === "undefined" || customElements.get(name)) return;
@@ -243,7 +250,7 @@ function define(name, draw, statics) {
     }
     #read() {
       const child = this.querySelector('script[type="application/json"]');
-      if (child) this.data = JSON.parse(child.textContent);
+      if (child) this.data = JSON.parse(child.textContent, unpacked);
       else if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", () => this.#read(), { once: true });
     }
     #draw() {
