@@ -66,6 +66,10 @@ def _out_of_box(d: kit.Diagram) -> None:
     d.text(100, 100, "much too long for its box", inside=kit.Rect(100, 90, 80, 40))
 
 
+def _markup(d: kit.Diagram) -> None:
+    d.text(100, 100, "**bold $x$**")
+
+
 def _out_of_page(d: kit.Diagram) -> None:
     d.text(1000, 100, "over the right edge")
 
@@ -110,6 +114,7 @@ def _boxes(d: kit.Diagram) -> None:
         (_overlapping, "'one text' overlaps 'another text'"),
         (_out_of_box, "leaves its box"),
         (_out_of_page, "leaves the drawing"),
+        (_markup, "holds markup"),
         (_over_an_edge, "crosses the edge of a box"),
         (_too_small, "is shown at 11.0 px"),
         (_through_text, "an arrow crosses 'crossed out'"),

@@ -213,12 +213,12 @@ def megabytes(trained: int, frozen: int) -> tuple[float, float]:
 
 _MODELS = {
     "ppo": (
-        ("Policy $π_θ$", "policy", True),
-        ("Value model $V_φ$", "value", True),
-        ("Reward model $r_φ$", "reward", False),
-        ("Reference $π_{ref}$", "reference", False),
+        ("**Policy** $π_θ$", "policy", True),
+        ("**Value model** $V_φ$", "value", True),
+        ("**Reward model** $r_φ$", "reward", False),
+        ("**Reference** $π_{ref}$", "reference", False),
     ),
-    "dpo": (("Policy $π_θ$", "policy", True), ("Reference $π_{ref}$", "reference", False)),
+    "dpo": (("**Policy** $π_θ$", "policy", True), ("**Reference** $π_{ref}$", "reference", False)),
 }
 
 
@@ -248,7 +248,7 @@ def _memory_lane(d: Diagram, rect: Rect, title: str, role: str, kind: str) -> No
     scale = (inner.w - label) / (weights + kept)
     y = inner.y + 2
     for name, colour, trained in _MODELS[kind]:
-        d.text(inner.x, y, f"**{name}**, {'trained' if trained else 'frozen'}", size=d.small, color=colour)
+        d.text(inner.x, y, f"{name}, {'trained' if trained else 'frozen'}", size=d.small, color=colour)
         bar = Rect(inner.x, y + d.small * 1.45, weights * scale, high)
         d.rect(bar, colour, radius=3)
         if trained:

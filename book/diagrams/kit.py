@@ -694,6 +694,8 @@ class Diagram:
         scale = SHOWN_AT[WIDE if self.width > 500 else NARROW] / self.width
         for index, placed in enumerate(self.texts):
             tight = placed.rect.grown(-0.5)
+            if "$" in placed.text or "**" in placed.text:
+                yield f"{placed.text!r} holds markup that was not read"
             if not page.holds(tight):
                 yield f"{placed.text!r} leaves the drawing"
             if placed.inside and not placed.inside.grown(-1.5).holds(tight):
