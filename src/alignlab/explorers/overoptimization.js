@@ -169,7 +169,7 @@ function overoptimization(host, root, data) {
     const end = current.points[current.points.length - 1];
     const high = domains.kl * 1.04;
     const rootTicks = [0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500].filter((v) => v <= high && (v === 0 || v >= high / 25));
-    gold.chart.frame({ x: [0, high], y: domains.gold, warp: warp === "root" ? rootOf : undefined, xTicks: warp === "root" ? rootTicks : undefined, xText: (v) => String(+v.toPrecision(6)), xName: warp === "root" ? "KL(policy || reference) in nats, on a square-root scale" : "KL(policy ‖ reference), nats" });
+    gold.chart.frame({ x: [0, high], y: domains.gold, warp: warp === "root" ? rootOf : undefined, xTicks: warp === "root" ? rootTicks : undefined, xText: (v) => String(+v.toPrecision(6)), xName: warp === "root" ? "KL(policy || reference) in nats, on a square-root scale" : "KL(policy || reference), nats" });
     drawTrail(gold, (p) => p.kl, goldTitle, "KL");
     const bound = [];
     if (frontier.length) {
