@@ -18,7 +18,7 @@
 #
 # - **You will** build DPO in the open: pairs, chat format, masks, log-probabilities, loss, the reference model, the loop;
 #   check each part against a second implementation; train twice; and find out why one run works and the other does not.
-# - **Time:** about 5 minutes on a CPU with two cores, 1 minute on a GPU.
+# - **Time:** about 6 minutes on a CPU with two cores, 1 minute on a GPU.
 #
 # **Sections:** 3.3.1-3.3.3
 #
