@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -416,7 +417,13 @@ def test_interrupt_ends_the_kernel_and_leaves_the_notebook(executed: Lab) -> Non
     replace(executed.source, "[1, 2, 3]\n", "[1, 2, 3]\nprint('waiting', os.getpid())\nimport time; time.sleep(300)\n")
     command = [sys.executable, "-m", "alignlab.notebooks", "--labs", str(executed.folder), "execute"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # a shell that starts the tests in the background has them ignore SIGINT, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr
     for line in process.stderr:
