@@ -18,7 +18,7 @@
 #
 # - **You will** build DPO in the open: pairs, chat format, masks, log-probabilities, loss, the reference model, the loop;
 #   check each part against a second implementation; train twice; and find out why one run works and the other does not.
-# - **Time:** about 6 minutes on a CPU with two cores, 1 minute on a GPU.
+# - **Time:** about 5 minutes on a CPU with two cores, 1 minute on a GPU.
 #
 # **Sections:** 3.3.1-3.3.3
 #
@@ -77,7 +77,7 @@ run = lab.Lab("ch03_dpo_identity")
 budget = run.budget(
     full=dict(
         steps=25,
-        written_steps=15,
+        written_steps=12,
         refresh=10,
         prompts=32,
         identity=4,
@@ -86,7 +86,7 @@ budget = run.budget(
         words=24,
         heldout=20,
         tracked=6,
-        trl_steps=6,
+        trl_steps=4,
     ),
     quick=dict(
         steps=2,
@@ -420,7 +420,7 @@ def train(policy, rejected_by, label, steps):
         if step % budget.refresh == 0:
             log["pairs"] = make_pairs(policy, rejected_by, draw, generator)
             log["tracked"] = log["tracked"] or log["pairs"]["identity"][: budget.tracked]
-        if step % max(1, budget.refresh // 2) == 0 or step == 2:
+        if step % budget.refresh == 0 or step == 2:
             record(step)
         if not log["pairs"]["identity"]:
             continue  # every identity prompt already gets the new name: nothing is left to reject until the next refresh
