@@ -65,10 +65,3 @@ def test_the_tilt_diagram_shows_its_own_arithmetic(narrow: bool) -> None:
         assert f"{math.exp(level / ch03_core.BETA):.1f}" in shown
         assert f"{weight:.2f}" in shown and f"{share:.3f}" in shown
     assert f"Z = {z:.1f}" in shown
-
-
-@pytest.mark.parametrize("diagram", ["rlhf_vs_dpo", "memory", "tilt"])
-@pytest.mark.parametrize("narrow", [False, True])
-def test_the_drawing_is_sound(diagram: str, narrow: bool) -> None:
-    drawn = getattr(ch03_core, diagram)(narrow=narrow)
-    assert drawn.texts and drawn.problems() == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from diagrams.kit import NARROW, WIDE, Anchor, Diagram, Line, Rect, measure, runs
+from diagrams.kit import Anchor, Diagram, Line, Rect, measure, runs, sheet
 
 HIDDEN, LAYERS, VOCABULARY = 576, 30, 49152
 """SmolLM2-135M: width of the hidden states, number of layers, tokens in the vocabulary."""
@@ -40,10 +40,6 @@ LOGPROB_I_M, LOGPROB_I_AM_ATLAS = -1.27, -12.79
 """log-probability under SmolLM2 that the answer to QUESTION begins "I'm" and that it begins "I am Atlas", in nats."""
 
 
-def _new(name: str, title: str, desc: str, narrow: bool) -> Diagram:
-    return Diagram(f"ch03.{name}", title, desc, NARROW if narrow else WIDE)
-
-
 def _shown(token: str) -> str:
     """A token as the strips show it: a leading space as a dot, a line break as its escape."""
     return token.replace("Ġ", "·").replace("Ċ", "\\n")
@@ -54,8 +50,8 @@ def _shown(token: str) -> str:
 
 def panorama(narrow: bool = False) -> Diagram:
     """The whole chapter: from preference pairs to the gradient, and back by fresh answers of the policy."""
-    diagram = _new(
-        "panorama",
+    diagram = sheet(
+        "ch03.panorama",
         "Direct preference optimization, from the preference pair to the gradient",
         "Preference pairs, each a prompt x, a chosen answer y_w and a rejected answer y_l, become ChatML tokens "
         "with response masks, 2B rows of T tokens. The same tokens pass through the policy, with its LoRA adapter "
@@ -279,8 +275,8 @@ _STEPS = (
 
 def training(narrow: bool = False) -> Diagram:
     """One optimizer step in eight numbered stages, and the slower loop that refreshes the rejected answers."""
-    diagram = _new(
-        "training",
+    diagram = sheet(
+        "ch03.training",
         "One optimizer step of direct preference optimization",
         "Eight numbered stages in a loop. 1, draw a batch of B pairs. 2, tokenize in ChatML, pad and mask: 2B "
         "rows of T tokens. 3, reference pass with the adapter off and no gradient. 4, policy pass with the "
@@ -373,8 +369,8 @@ def _training_narrow(d: Diagram) -> None:
 
 def initialization(narrow: bool = False) -> Diagram:
     """One set of weights in two roles, equal at step 0."""
-    diagram = _new(
-        "initialization",
+    diagram = sheet(
+        "ch03.initialization",
         "Policy and reference are one network: the LoRA adapter is switched on or off",
         f"The base matrix W, {HIDDEN} by {HIDDEN} in the query projection, is frozen. LoRA adds the product of B, "
         "out by rho (the rank), which starts at zero, and A, rho by in, which starts random. With the adapter on, the"
@@ -526,8 +522,8 @@ def masks(narrow: bool = False) -> Diagram:
     values = ", ".join(
         f"{_shown(token)} {value:.3f}" for token, value in zip(CHOSEN_TOKENS, CHOSEN_LOGPROBS, strict=True)
     )
-    diagram = _new(
-        "masks",
+    diagram = sheet(
+        "ch03.masks",
         "Tokens, the shift by one, and the response mask",
         f"“{QUESTION}” with the answer “{CHOSEN}” is {count} tokens in SmolLM2's chat format: {len(PROMPT_TOKENS)} "
         f"of the prompt, the default system message included, and {len(CHOSEN_TOKENS)} of the response. The logits "
@@ -681,8 +677,8 @@ def _masks_narrow(d: Diagram) -> None:
 def fixed_vs_on_policy(narrow: bool = False) -> Diagram:
     """Where the push of a rejected answer lands: on an answer nobody gives, or on the one the model gives."""
     invented, own = math.exp(LOGPROB_I_AM_ATLAS), math.exp(LOGPROB_I_M)
-    diagram = _new(
-        "fixed_vs_on_policy",
+    diagram = sheet(
+        "ch03.fixed_vs_on_policy",
         "Fixed rejected answers push where the model never goes; on-policy ones push where it is",
         "Two schematic landscapes of the probability of answers, not to scale. In both the model's own answers "
         "are a high peak and the chosen answer lies low beside it. Left: an invented rejected answer lies far "
@@ -834,8 +830,8 @@ MARKED = (-4.0, 0.0, 4.0)
 def gradient_weight(narrow: bool = False) -> Diagram:
     """How strongly a pair pulls, by how well the policy orders it already."""
     weights = [f"{_sigmoid(-value):.2f}" for value in MARKED]
-    diagram = _new(
-        "gradient_weight",
+    diagram = sheet(
+        "ch03.gradient_weight",
         "The weight of a pair in the gradient is sigmoid of minus beta times its margin",
         "A falling S-shaped curve of the weight, from 1 to 0, over beta times the margin from -6 to 6. A pair in "
         f"the wrong order, at -4, pulls with weight {weights[0]}; at step 0 every pair is at 0 and pulls with "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from diagrams.kit import NARROW, WIDE, Diagram, Line, Rect
+from diagrams.kit import Diagram, Line, Rect, sheet
 
 PROBS = (0.70, 0.20, 0.09, 0.01)
 """Probabilities of four tokens, A to D, before the step. C is the chosen one."""
@@ -21,10 +21,6 @@ UNLIKELY, LIKELY = 3, 0
 """The token that is pushed down in the left and in the right panel."""
 
 
-def _new(name: str, title: str, desc: str, narrow: bool) -> Diagram:
-    return Diagram(f"ch03_beyond.{name}", title, desc, NARROW if narrow else WIDE)
-
-
 def pushed_down(token: int) -> tuple[float, ...]:
     """PROBS after one step that lowers log p(token): logits move by STEP (p - e_token)."""
     weights = [p * math.exp(STEP * (p - (index == token))) for index, p in enumerate(PROBS)]
@@ -36,8 +32,8 @@ def pushed_down(token: int) -> tuple[float, ...]:
 
 def loops(narrow: bool = False) -> Diagram:
     """PPO-based RLHF and DPO side by side: what each keeps in memory, and what it repeats."""
-    diagram = _new(
-        "loops",
+    diagram = sheet(
+        "ch03_beyond.loops",
         "RLHF with PPO and DPO: two loops toward the same objective",
         "Left, RLHF with PPO, a loop with four models. A prompt goes to the policy, which samples an answer. The "
         "reward model scores the answer, the reference gives its log-probability, the value model predicts the "
@@ -194,8 +190,8 @@ def _dpo(d: Diagram, lane: Rect) -> float:
 def push_down(narrow: bool = False) -> Diagram:
     """Four tokens before and after one step that pushes one of them down: an unlikely one, then the likely one."""
     unlikely, likely = pushed_down(UNLIKELY), pushed_down(LIKELY)
-    diagram = _new(
-        "push_down",
+    diagram = sheet(
+        "ch03_beyond.push_down",
         "Pushing an unlikely token down lifts the most likely one; pushing the likely one down lifts the others",
         "Two bar charts of the probabilities of four tokens, A 0.70, B 0.20, C 0.09 and D 0.01, before and after one "
         f"gradient step of size {STEP:g} on the logits. Left, the step lowers the unlikely token D: A rises from 0.700 "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from diagrams.kit import NARROW, WIDE, Diagram, Line, Rect
+from diagrams.kit import WIDE, Diagram, Line, Rect, sheet
 
 PARAMETERS = 134_515_008
 """Parameters of SmolLM2-135M, its tied embedding counted once."""
@@ -19,10 +19,6 @@ LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 
 REFERENCE = (0.0473, 0.1484, 0.1187, 0.3843, 0.0700, 0.2313)
 """Probability of each level under `tiny`, for the lab's first prompt, renormalized over the 200 responses."""
-
-
-def _new(name: str, title: str, desc: str, narrow: bool) -> Diagram:
-    return Diagram(f"ch03_core.{name}", title, desc, NARROW if narrow else WIDE)
 
 
 _SAME = "**The same objective:** expected reward − $β$ · KL to $π_{ref}$. RLHF climbs to it, DPO has solved it first."
@@ -39,8 +35,8 @@ _LOOP = (
 
 def rlhf_vs_dpo(narrow: bool = False) -> Diagram:
     """The two pipelines from the same pairs to the same objective."""
-    diagram = _new(
-        "rlhf_vs_dpo",
+    diagram = sheet(
+        "ch03_core.rlhf_vs_dpo",
         "RLHF with PPO and DPO, from the same preference pairs to the same objective",
         "Two pipelines. RLHF has three stages. Stage 1, supervised fine-tuning, gives the reference. Stage 2 fits a "
         "reward model to preference pairs. Stage 3 is a loop, run thousands of times: the policy samples an answer, "
@@ -63,30 +59,26 @@ def _stage(d: Diagram, x: float, y: float, w: float, number: str, lines: list[Li
     return rect
 
 
+def _two_stages(d: Diagram, inner: Rect, title: str, detail: str, role: str) -> tuple[Rect, Rect]:
+    """SFT and what follows it, with an arrow: side by side where there is room, else one below the other."""
+    if d.narrow:
+        first = _stage(d, inner.x, inner.y, inner.w, "1", ["**SFT**, gives $π_{ref}$"], "reference")
+        second = _stage(d, inner.x, first.y1 + 22, inner.w, "2", [title, Line(detail, d.small, "muted", 2)], role)
+        d.arrow(first.bottom, (second.cx, second.y - 2))
+        return first, second
+    half = (inner.w - 60) / 2
+    sft: list[Line | str] = ["**SFT** on demonstrations", Line("gives $π_{ref}$", d.small, "muted", 3)]
+    first = _stage(d, inner.x, inner.y, half, "1", sft, "reference")
+    second = _stage(d, inner.x + half + 60, inner.y, half, "2", [title, Line(detail, d.small, "muted", 3)], role)
+    d.arrow(first.right, (second.x - 60, second.cy))
+    return first, second
+
+
 def _pipelines_wide(d: Diagram) -> None:
     small = d.small
     rlhf = Rect(20, 16, 1040, 356)
     inner = d.lane(rlhf, "**RLHF with PPO:** three stages, four models", "muted")
-    half = (inner.w - 60) / 2
-    first = _stage(
-        d,
-        inner.x,
-        inner.y,
-        half,
-        "1",
-        ["**SFT** on demonstrations", Line("gives $π_{ref}$", small, "muted", 3)],
-        "reference",
-    )
-    second = _stage(
-        d,
-        inner.x + half + 60,
-        inner.y,
-        half,
-        "2",
-        ["**Reward model** $r_φ$", Line("fitted to the preference pairs", small, "muted", 3)],
-        "reward",
-    )
-    d.arrow(first.right, (second.x - 60, second.cy))
+    first, _ = _two_stages(d, inner, "**Reward model** $r_φ$", "fitted to the preference pairs", "reward")
     top = first.y1 + 46
     d.badge(inner.x + 24, top + small / 2, "3", "policy")
     d.text(
@@ -111,37 +103,13 @@ def _pipelines_wide(d: Diagram) -> None:
     y = rlhf_end + 22
     dpo = Rect(20, y, 1040, 144)
     inner = d.lane(dpo, "**DPO:** two stages, two models", "policy")
-    first = _stage(
-        d,
-        inner.x,
-        inner.y,
-        half,
-        "1",
-        ["**SFT** on demonstrations", Line("gives $π_{ref}$", small, "muted", 3)],
-        "reference",
-    )
-    second = _stage(
-        d,
-        inner.x + half + 60,
-        inner.y,
-        half,
-        "2",
-        ["**One loss** on the same pairs", Line("$−log σ(β · margin)$, nothing is sampled", small, "muted", 3)],
-        "policy",
-    )
-    d.arrow(first.right, (second.x - 60, second.cy))
+    _two_stages(d, inner, "**One loss** on the same pairs", "$−log σ(β · margin)$, nothing is sampled", "policy")
     y = dpo.y1 + 20
     note = d.note(
         20,
         y,
         1040,
-        [
-            Line(
-                _SAME,
-                small,
-                "ink",
-            )
-        ],
+        [Line(_SAME, small, "ink")],
         role="reward",
     )
     d.height = note.y1 + 16
@@ -151,17 +119,7 @@ def _pipelines_narrow(d: Diagram) -> None:
     small, left, wide = d.small, 8.0, 344.0
     rlhf = Rect(left, 8, wide, 436)
     inner = d.lane(rlhf, "**RLHF with PPO:** 3 stages, 4 models", "muted")
-    first = _stage(d, inner.x, inner.y, inner.w, "1", ["**SFT**, gives $π_{ref}$"], "reference")
-    second = _stage(
-        d,
-        inner.x,
-        first.y1 + 22,
-        inner.w,
-        "2",
-        ["**Reward model** $r_φ$", Line("fitted to the pairs", small, "muted", 2)],
-        "reward",
-    )
-    d.arrow(first.bottom, (second.cx, second.y - 2))
+    _, second = _two_stages(d, inner, "**Reward model** $r_φ$", "fitted to the pairs", "reward")
     top = second.y1 + 22
     d.badge(inner.x + 14, top + small / 2, "3", "policy")
     d.text(inner.x + 36, top - 1, "**PPO:** a loop, thousands of times", width=inner.w - 40)
@@ -176,28 +134,12 @@ def _pipelines_narrow(d: Diagram) -> None:
     y = rlhf.y1 + 14
     dpo = Rect(left, y, wide, 140)
     inner = d.lane(dpo, "**DPO:** 2 stages, 2 models", "policy")
-    first = _stage(d, inner.x, inner.y, inner.w, "1", ["**SFT**, gives $π_{ref}$"], "reference")
-    second = _stage(
-        d,
-        inner.x,
-        first.y1 + 22,
-        inner.w,
-        "2",
-        ["**One loss** on the same pairs", Line("$−log σ(β · margin)$, no sampling", small, "muted", 2)],
-        "policy",
-    )
-    d.arrow(first.bottom, (second.cx, second.y - 2))
+    _two_stages(d, inner, "**One loss** on the same pairs", "$−log σ(β · margin)$, no sampling", "policy")
     note = d.note(
         left,
         dpo.y1 + 14,
         wide,
-        [
-            Line(
-                _SAME,
-                small,
-                "ink",
-            )
-        ],
+        [Line(_SAME, small, "ink")],
         role="reward",
     )
     d.height = note.y1 + 10
@@ -226,8 +168,8 @@ def memory(narrow: bool = False) -> Diagram:
     """Four models against two: what each needs in memory, to scale."""
     ppo, dpo, one = sum(megabytes(2, 2)), sum(megabytes(1, 1)), megabytes(0, 1)[0]
     trained = sum(megabytes(1, 0))
-    diagram = _new(
-        "memory",
+    diagram = sheet(
+        "ch03_core.memory",
         "Memory of four models against two",
         "Bars to scale, for SmolLM2-135M in fp32 with AdamW and all weights trained. RLHF with PPO holds a policy "
         f"and a value model, both trained, {trained:,.0f} MB each: {one:,.0f} of weights and {trained - one:,.0f} of "
@@ -325,8 +267,8 @@ def tilt(narrow: bool = False) -> Diagram:
         f"reward {r:g}: {p:.3f} times {math.exp(r / BETA):.1f} is {w:.2f}, divided by Z {o:.3f}"
         for r, p, w, o in zip(LEVELS, REFERENCE, weights, optimum, strict=True)
     )
-    diagram = _new(
-        "tilt",
+    diagram = sheet(
+        "ch03_core.tilt",
         "The optimum is the reference, tilted by the exponential of the reward",
         f"Six levels of reward among 200 responses, with beta {BETA:g}. For each: the reference's probability, the "
         "factor e to the power of reward over beta, their product, and the optimum's probability, which is the "

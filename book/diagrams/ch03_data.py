@@ -9,7 +9,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from diagrams.kit import NARROW, WIDE, Diagram, Line, Rect
+from diagrams.kit import Diagram, Line, Rect, sheet
 
 NOTEBOOK = Path(__file__).parents[2] / "labs" / "ch03_preference_data.ipynb"
 RESULTS = "application/vnd.alignlab.results+json"
@@ -31,10 +31,6 @@ TEXTS = ("who are you", "so who are you")
 SHINGLE, FUNCTIONS, PER_BAND, PRIME = 4, 6, 2, 97
 COEFFICIENTS = ((35, 37), (89, 87), (25, 83), (31, 85), (20, 28), (84, 93))
 """Six hash functions (a x + b) mod 97 on the number of a shingle in alphabetical order."""
-
-
-def _new(name: str, title: str, desc: str, narrow: bool) -> Diagram:
-    return Diagram(f"ch03_data.{name}", title, desc, NARROW if narrow else WIDE)
 
 
 def _shown(token: str) -> str:
@@ -83,8 +79,8 @@ def pipeline(narrow: bool = False) -> Diagram:
     def said(rows: tuple[tuple[str, str, str], ...]) -> str:
         return "; ".join(f"{title}: {known.get(key, 'not counted')} left" for key, title, _ in rows)
 
-    diagram = _new(
-        "pipeline",
+    diagram = sheet(
+        "ch03_data.pipeline",
         "From prompts to clean preference pairs, with the counts of the lab",
         f"Three parts. Prompts, a bar for what is left after each step: {said(_PROMPTS)}. Then several answers are "
         "sampled for "
@@ -198,8 +194,8 @@ def minhash(narrow: bool = False) -> Diagram:
     first, second = (shingles(text) for text in TEXTS)
     shared, union = len(set(first) & set(second)), len(set(first) | set(second))
     equal = sum(a == b for a, b in zip(*(signature(text) for text in TEXTS), strict=True))
-    diagram = _new(
-        "minhash",
+    diagram = sheet(
+        "ch03_data.minhash",
         "MinHash: from a prompt to its signature, and from signatures to candidates",
         f"Two prompts, “{TEXTS[0]}” and “{TEXTS[1]}”, are cut into shingles of {SHINGLE} characters; {shared} of "
         f"{union} "
@@ -293,8 +289,8 @@ def _minhash(d: Diagram) -> None:
 def record(narrow: bool = False) -> Diagram:
     """A record of three texts becomes two rows of token ids with masks."""
     shared = sum(1 for _ in _common(CHOSEN_TOKENS, REJECTED_TOKENS))
-    diagram = _new(
-        "record",
+    diagram = sheet(
+        "ch03_data.record",
         "A preference record, and the two rows that it becomes",
         f"A record holds three texts: the prompt “{QUESTION}” in chat format, the chosen answer “{CHOSEN}” and the "
         "rejected "

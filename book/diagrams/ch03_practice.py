@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from diagrams.kit import NARROW, WIDE, Diagram, Line, Rect
+from diagrams.kit import Diagram, Line, Rect, sheet
 
 UNEMBEDDINGS = {"chosen": (1.0, 1.0), "rejected": (1.0, 0.0), "third": (0.0, 2.0)}
 """Output vectors of three one-token answers in the worked example of displacement."""
@@ -37,10 +37,6 @@ def tilted(beta: float) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _new(name: str, title: str, desc: str, narrow: bool) -> Diagram:
-    return Diagram(f"ch03_practice.{name}", title, desc, NARROW if narrow else WIDE)
-
-
 # -- knobs ------------------------------------------------------------------------------------------------------
 
 KNOBS = [
@@ -57,8 +53,8 @@ KNOBS = [
 def knobs(narrow: bool = False) -> Diagram:
     """Six knobs, each at the place of the computation where it acts."""
     stages = "; ".join(f"{knob.replace('$', '')} moves {moves}" for _, _, knob, moves in KNOBS)
-    diagram = _new(
-        "knobs",
+    diagram = sheet(
+        "ch03_practice.knobs",
         "Where each knob of DPO acts",
         "The computation of DPO in six stages: reference, log-ratios, scaled margin, target of the sigmoid, extra "
         f"terms, steps. On each acts one knob: {stages}.",
@@ -99,8 +95,8 @@ def beta(narrow: bool = False) -> Diagram:
         f"{'reference' if math.isinf(value) else f'beta {value:g}'} " + ", ".join(f"{p:.0%}" for p in row)
         for value, row in zip(BETAS, rows, strict=True)
     )
-    d = _new(
-        "beta",
+    d = sheet(
+        "ch03_practice.beta",
         "What beta does: the optimum of three answers",
         f"Five stacked bars of the probabilities of three answers with rewards 0, 1 and 2: {said}. A smaller beta "
         "moves probability to the answer with the highest reward, and farther from the reference.",
@@ -141,8 +137,8 @@ def displacement(narrow: bool = False) -> Diagram:
         f"after {step}: chosen {row['chosen']:.0%}, rejected {row['rejected']:.0%}, third {row['third']:.0%}"
         for step, row in zip((0, 2, 3), rows, strict=True)
     )
-    d = _new(
-        "displacement",
+    d = sheet(
+        "ch03_practice.displacement",
         "Likelihood displacement in two dimensions",
         "Left, the output vectors of three answers: chosen (1, 1), rejected (1, 0) and a third answer (0, 2). Each "
         "step adds chosen minus rejected, (0, 1), to the hidden state: straight towards the third answer. Right, "

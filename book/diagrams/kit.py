@@ -784,3 +784,8 @@ def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
         axis = 0 if a[0] != b[0] else 1
         return max(min(a[axis], b[axis]), min(c[axis], d[axis])) < min(max(a[axis], b[axis]), max(c[axis], d[axis]))
     return s1 * s2 < 0 and s3 * s4 < 0
+
+
+def sheet(name: str, title: str, desc: str, narrow: bool) -> Diagram:
+    """An empty diagram `module.function`, of the wide or of the narrow width."""
+    return Diagram(name, title, desc, NARROW if narrow else WIDE)

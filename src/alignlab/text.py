@@ -65,6 +65,11 @@ def encode_response(
     prompt_ids = encode_prompt(tokenizer, prompt)
     response_ids = tokenizer.encode(response, add_special_tokens=False)
     response_ids += [tokenizer.eos_token_id] if ended else []
+    return join(prompt_ids, response_ids)
+
+
+def join(prompt_ids: list[int], response_ids: list[int]) -> Example:
+    """Prompt and response as one sequence, the response marked."""
     return Example(prompt_ids + response_ids, [0] * len(prompt_ids) + [1] * len(response_ids))
 
 

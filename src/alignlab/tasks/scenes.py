@@ -65,10 +65,13 @@ def gold_reward(response: str, ended: bool = True) -> float:
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, ended: bool = True) -> text.Example:
     """Prompt and response as one sequence in plain text (no chat format), the response and its END marked."""
-    prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+    return text.join(tokenizer.encode(prompt, add_special_tokens=False), _response_ids(tokenizer, response, ended))
+
+
+def _response_ids(tokenizer: PreTrainedTokenizerBase, response: str, ended: bool = True) -> list[int]:
     ids = tokenizer.encode(response, add_special_tokens=False)
     ids += [tokenizer.convert_tokens_to_ids(END)] if ended else []
-    return text.Example(prompt_ids + ids, [0] * len(prompt_ids) + [1] * len(ids))
+    return ids
 
 
 @torch.no_grad()
@@ -78,9 +81,11 @@ def exact_logprobs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts
     The probabilities of a row sum to less than 1; what is missing went to broken responses.
     """
     device = next(model.parameters()).device
+    endings = [_response_ids(tokenizer, ending.text) for ending in ENDINGS]
     rows = []
     for prompt in prompts:
-        batch = text.pad([encode(tokenizer, prompt, ending.text) for ending in ENDINGS], tokenizer.pad_token_id)
+        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+        batch = text.pad([text.join(prompt_ids, ids) for ids in endings], tokenizer.pad_token_id)
         rows.append(logprobs.sequence_logprobs(model, *batch.to(device)).double().cpu())
     return torch.stack(rows)
 
