@@ -1,0 +1,39 @@
+"""From next-token logits to text: one module per family of strategies, all names in one place."""
+
+from alignlab.decoding.sampling import (
+    GREEDY,
+    Completion,
+    Processor,
+    Sampling,
+    answer,
+    choose,
+    eta,
+    generate,
+    min_p,
+    no_repeat_ngram,
+    occurrence_penalty,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+    typical,
+)
+
+__all__ = [
+    "GREEDY",
+    "Completion",
+    "Processor",
+    "Sampling",
+    "answer",
+    "choose",
+    "eta",
+    "generate",
+    "min_p",
+    "no_repeat_ngram",
+    "occurrence_penalty",
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical",
+]
