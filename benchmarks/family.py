@@ -51,7 +51,7 @@ def matched_and_shifted(inputs: dict[str, Tensor]) -> tuple[text.Batch, text.Bat
 # ---- our mean losses
 def pair_means(policy: PeftModel, batch: text.Batch) -> PairLogps:
     """Log-probabilities per token."""
-    summed = PairLogps(*logprobs.sequence_logprobs(policy, *batch).chunk(2))
+    summed = PairLogps(*logprobs.pair_logprobs(policy, *batch))
     return per_token(summed, PairLogps(*batch.response_mask.sum(-1).chunk(2)))
 
 
@@ -87,7 +87,7 @@ def orpo(policy: PeftModel, batch: text.Batch) -> Tensor:
 
 def cpo(policy: PeftModel, batch: text.Batch) -> Tensor:
     """CPO; its SFT term is over the batch's tokens, as in trl."""
-    summed = PairLogps(*logprobs.sequence_logprobs(policy, *batch).chunk(2))
+    summed = PairLogps(*logprobs.pair_logprobs(policy, *batch))
     nll = -summed.chosen.sum() / batch.response_mask[: len(summed.chosen)].sum()
     return cpo_loss(summed, dpo.BETA, nll=nll).mean()
 

@@ -23,6 +23,7 @@ class Comparison:
     theirs: Sequence[float]
     target: float
     same: str  # what shows that both did the same work
+    agree: bool = True  # whether what shows it is near enough
 
     def __post_init__(self) -> None:
         if len(self.ours) != len(self.theirs) or not self.ours:
@@ -43,8 +44,8 @@ class Comparison:
 
     @property
     def met(self) -> bool:
-        """Whether the median ratio reaches the target."""
-        return self.ratio >= self.target
+        """Whether the median ratio reaches the target, and both sides did the same work."""
+        return self.ratio >= self.target and self.agree
 
     def row(self) -> list[str]:
         """The comparison as a row of the table; see `table`."""

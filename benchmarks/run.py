@@ -76,7 +76,8 @@ def trainers(smoke: bool) -> list[Comparison]:
             family.compare(base, tokenizer, 2, name, target=0.0) for name in family.METHODS
         ]
     base, tokenizer = models.load("small", "cpu")
-    return [dpo.compare(base, tokenizer, 10, setting, target=2.5) for setting in dpo.SETTINGS] + [
+    targets = {setting: 1.0 if setting == dpo.EXACT else 2.5 for setting in dpo.SETTINGS}
+    return [dpo.compare(base, tokenizer, 10, setting, target) for setting, target in targets.items()] + [
         family.compare(base, tokenizer, 7, name, target=1.0) for name in family.METHODS
     ]
 

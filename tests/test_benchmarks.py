@@ -40,6 +40,7 @@ def test_the_ratio_says_how_many_times_as_fast_ours_is_and_meets_its_target_or_n
     assert not measure.Comparison("", *faster, 2.1, "").met
     assert measure.Comparison("", *slower, 0.5, "").ratio == 0.5
     assert "not met" in " ".join(measure.Comparison("", *slower, 1.0, "").row())
+    assert not measure.Comparison("", *faster, 2.0, "other work", agree=False).met
 
 
 def test_turns_that_do_not_pair_are_refused(measure: ModuleType) -> None:
@@ -75,8 +76,8 @@ def test_every_benchmark_runs_on_toy_sizes_and_writes_nothing() -> None:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = [line for line in ran.stdout.splitlines() if line.startswith("|")]
-    assert len(rows) == 10, ran.stdout  # head, rule, a sampler, DPO under two settings of trl's, five relatives
-    assert [row.split()[1] for row in rows[3:]] == ["DPO", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO"]
+    assert len(rows) == 11, ran.stdout  # head, rule, a sampler, DPO under three settings of trl's, five relatives
+    assert [row.split()[1] for row in rows[3:]] == ["DPO", "DPO", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO"]
     assert "greedy tokens identical" in rows[2]
     gaps = [re.search(r"loss curves within ([\d.]+)%", row) for row in rows[3:]]
     assert all(gap and float(gap[1]) < 1 for gap in gaps), (

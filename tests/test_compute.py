@@ -36,6 +36,22 @@ def test_a_size_missing_from_one_profile_is_told() -> None:
         compute.budget(full={"steps": 1, "batch": 2}, quick={"steps": 1})
 
 
+def test_frozen_matrices_in_bfloat16_change_no_product_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "bfloat16_pays", lambda device_type: True)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(7, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    model.add_module("lm_head", torch.nn.Linear(8, 7, bias=False))
+    model[3].weight = model[0].weight
+    model[0].requires_grad_(False), model[1].requires_grad_(False)
+    ids = torch.arange(7)
+    with compute.autocast(torch.device("cpu")):
+        before = model(ids)
+        compute.freeze_in_bfloat16(model)
+        assert torch.equal(model(ids), before)
+    kinds = [model[i].weight.dtype for i in range(4)]
+    assert kinds == [torch.float32, torch.bfloat16, torch.float32, torch.float32]  # tied, frozen, trained, output
+
+
 def test_autocast_lowers_products_where_that_pays_and_keeps_the_weights() -> None:
     weight = torch.ones(2, 2)
     with compute.autocast(torch.device("cpu")):

@@ -71,6 +71,73 @@ def test_a_wrong_sequence_logprob_is_rejected(name: str, decoder: Transformer) -
         check_sequence_logprobs(WRONG[name], decoder)
 
 
+PAIRS = torch.tensor([[1, 2, 3, 4, 5, 6], [7, 8, 9, 0, 0, 0], [1, 2, 3, 9, 4, 0], [7, 8, 9, 9, 2, 1]])
+PAIRS_ATTENTION = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
+PAIRS_RESPONSE = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0], [0, 0, 1, 1, 0, 1]])
+"""Two pairs, chosen first; the responses have 3, 1, 2 and 4 tokens, one of which does not count."""
+
+
+def check_pair_logprobs(function: Callable[..., tuple[Tensor, Tensor]], decoder: Transformer) -> None:
+    with torch.no_grad():
+        values = torch.cat(function(decoder, PAIRS, PAIRS_ATTENTION, PAIRS_RESPONSE))
+    for row, value in enumerate(values.tolist()):
+        length = int(PAIRS_ATTENTION[row].sum())
+        truth = by_hand(decoder, PAIRS[row, :length].tolist(), PAIRS_RESPONSE[row, :length].tolist())
+        assert value == pytest.approx(truth, abs=1e-5)
+
+
+def test_pair_logprobs_share_the_prompt_and_nothing_else(decoder: Transformer) -> None:
+    check_pair_logprobs(logprobs.pair_logprobs, decoder)
+
+
+def test_pair_logprobs_have_the_gradient_of_the_rows_apart(decoder: Transformer) -> None:
+    weight = decoder.layers[0].self_attn.k_proj.weight
+    gradients = []
+    for function in (logprobs.pair_logprobs, lambda *a: logprobs.sequence_logprobs(*a).chunk(2)):
+        chosen, rejected = function(decoder, PAIRS, PAIRS_ATTENTION, PAIRS_RESPONSE)
+        gradients.append(torch.autograd.grad((chosen - 2 * rejected).sum(), weight)[0])
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
+
+
+def forgetting(keep: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """pair_logprobs with another tree."""
+
+    def wrong(decoder: Transformer, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = decoder.hidden
+        decoder.hidden = lambda ids, tree: hidden(ids, tree=keep(tree))  # type: ignore[method-assign,assignment]
+        try:
+            return logprobs.pair_logprobs(decoder, *batch)
+        finally:
+            del decoder.hidden
+
+    return wrong
+
+
+WRONG_PAIRS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "the rejected response sees the chosen one": forgetting(lambda tree: torch.ones_like(tree).tril()),
+    "a branch that has lost the first token": forgetting(
+        lambda tree: tree & ~(torch.eye(tree.shape[-1]).bool().roll(1, 0) & (tree.sum(-1, keepdim=True) > 4))
+    ),
+    "chosen and rejected exchanged": lambda *a: logprobs.pair_logprobs(*a)[::-1],
+    "prompts counted": lambda d, ids, a, r: logprobs.sequence_logprobs(d, ids, a, a).chunk(2),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PAIRS)
+def test_a_wrong_pair_logprob_is_rejected(name: str, decoder: Transformer) -> None:
+    with pytest.raises(AssertionError):
+        check_pair_logprobs(WRONG_PAIRS[name], decoder)
+
+
+def test_rows_that_are_no_pairs_are_refused(decoder: Transformer) -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        logprobs.pair_logprobs(decoder, PAIRS[:3], PAIRS_ATTENTION[:3], PAIRS_RESPONSE[:3])
+    with pytest.raises(ValueError, match=r"pairs \[1\] do not begin"):
+        logprobs.pair_logprobs(
+            decoder, PAIRS[[0, 1, 2, 0]], PAIRS_ATTENTION[[0, 1, 2, 0]], PAIRS_RESPONSE[[0, 1, 2, 0]]
+        )
+
+
 def test_token_logprobs_are_zero_outside_the_response_and_carry_gradient_inside(decoder: Transformer) -> None:
     values = logprobs.token_logprobs(decoder, IDS, ATTENTION, RESPONSE)
     assert values.shape == (2, 5)

@@ -34,6 +34,47 @@ def sequence_logprobs(model: nn.Module, input_ids: Tensor, attention_mask: Tenso
     return token_logprobs(model, input_ids, attention_mask, response_mask).sum(-1)
 
 
+def pair_logprobs(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As sequence_logprobs for B chosen rows and then their B rejected, each pair's common prompt computed once.
+
+    A pair is one row, a tree: the prompt, then both responses, of which neither sees the other. Prefix sharing, Wang
+    and Hegde (2024). input_ids, attention_mask, response_mask: (2B, T). Returns the log-probabilities (nats) of the
+    chosen and of the rejected responses, each (B,). ValueError where a pair's rows do not begin with the same prompt.
+    """
+    pairs, odd = divmod(len(input_ids), 2)
+    if odd or not pairs:
+        raise ValueError(f"{len(input_ids)} rows are no pairs; give B chosen rows, then their B rejected rows")
+    tokens = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+    responses = [row[mask.bool()].tolist() for row, mask in zip(response_mask, attention_mask, strict=True)]
+    prompts = [row.index(1) if 1 in row else 0 for row in responses]
+    bad = [i for i in range(pairs) if not 0 < prompts[i] == prompts[i + pairs]]
+    bad += [i for i in range(pairs) if i not in bad and tokens[i][: prompts[i]] != tokens[i + pairs][: prompts[i]]]
+    if bad:
+        raise ValueError(f"pairs {bad} do not begin with the same prompt, or one has no response token after it")
+    width = max(len(tokens[i]) + len(tokens[i + pairs]) - prompts[i] for i in range(pairs))
+    ids = input_ids.new_zeros(pairs, width)
+    tree = torch.eye(width, dtype=torch.bool).repeat(pairs, 1, 1)
+    picked: list[tuple[int, int, int, int]] = []  # row of the tree, position that predicts, position predicted, output
+    for i in range(pairs):
+        prompt, fork, end = prompts[i], len(tokens[i]), len(tokens[i]) + len(tokens[i + pairs]) - prompts[i]
+        ids[i, :end] = input_ids.new_tensor(tokens[i] + tokens[i + pairs][prompt:])
+        tree[i, :end, :end] = torch.ones(end, end).tril().bool()
+        tree[i, fork:end, prompt:fork] = False
+        for position in range(prompt, end):
+            output, offset = (i, 0) if position < fork else (i + pairs, prompt - fork)
+            if responses[output][position + offset]:
+                picked.append((i, prompt - 1 if position == fork else position - 1, position, output))
+    rows, before, at, outputs = torch.tensor(picked, device=input_ids.device).T
+    decoder = Transformer.view(model)
+    states = decoder.hidden(ids, tree=tree.to(ids.device))[rows, before]
+    with torch.autocast(states.device.type, enabled=False):
+        values = selected_logprobs(decoder.lm_head(states.to(decoder.lm_head.weight.dtype)), ids[rows, at])
+    chosen, rejected = values.new_zeros(2 * pairs).index_add(0, outputs, values).chunk(2)
+    return chosen, rejected
+
+
 def selected_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log softmax(logits)[target] in float32. logits: (..., V); targets: (...) -> (...)."""
     logits = logits.float()

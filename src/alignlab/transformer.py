@@ -77,6 +77,19 @@ class KVCache:
         """Keep only these rows of the batch, (B',) indices: finished sequences cost nothing more."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on, as after a rejected draft; what is read next overwrites them."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot keep {length} positions of a cache that holds {self.length}")
+        self.length = length
+
+    def keep(self, start: int, offsets: Tensor) -> None:
+        """Of the positions from `start` on keep these, (n,) offsets in order, side by side: one branch of a tree."""
+        end, kept = start + len(offsets), start + offsets.to(self.keys.device)
+        self.keys[:, :, :, start:end] = self.keys[:, :, :, kept]
+        self.values[:, :, :, start:end] = self.values[:, :, :, kept]
+        self.length = end
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis, Zhang and Sennrich (2019), eq. 4. Statistics in float32."""
@@ -221,11 +234,19 @@ class Transformer(nn.Module):
         dtype = torch.get_autocast_dtype(weight.device.type) if torch.is_autocast_enabled(weight.device.type) else None
         return KVCache(self.config, batch, capacity, weight.device, dtype or weight.dtype)
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        tree: Tensor | None = None,
+    ) -> Tensor:
         """The last layer's normalized states, (B, T, hidden).
 
         input_ids: (B, T) new tokens. attention_mask: (B, S), 1 for a token and 0 for padding on either side, over
         all S positions, those in the cache first; positions count the tokens that are not padding.
+        tree: (T, T) or (B, T, T), where the new tokens are branches of a tree: True where the row's token sees the
+        column's, which is itself or one of its ancestors. As many ancestors, as many positions after the cached ones.
         """
         batch, length = input_ids.shape
         past = cache.length if cache is not None else 0
@@ -233,7 +254,14 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"{past + length} tokens exceed the model's context of {self.config.max_position_embeddings}; shorten"
             )
-        if attention_mask is None:
+        mask: Tensor | None
+        if tree is not None:
+            if attention_mask is not None or tree.shape[-2:] != (length, length):
+                raise ValueError(f"a tree of {length} tokens needs a ({length}, {length}) mask and no attention_mask")
+            tree = tree.to(input_ids.device, torch.bool).view(-1, length, length)
+            positions = past + tree.sum(-1) - 1
+            mask = torch.cat([tree.new_ones(len(tree), length, past), tree], dim=-1)[:, None]
+        elif attention_mask is None:
             positions = torch.arange(past, past + length, device=input_ids.device)[None]
             mask = None if past == 0 or length == 1 else _causal(past, length, input_ids.device)[None, None]
         else:

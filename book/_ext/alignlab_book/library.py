@@ -55,6 +55,8 @@ class Module:
     doc: str
     items: tuple[Item, ...]
     path: Path
+    exports: tuple[tuple[str, str], ...] = ()
+    """What a package hands on from its modules: the name under the package, and where it stands."""
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -125,7 +127,14 @@ def read_module(path: Path, name: str) -> Module:
             items.append(Item(dotted, "class", _class_head(node), doc, _source(text, node), members))
         else:
             items.append(Item(dotted, "function", "def " + _signature(node), doc, _source(text, node)))
-    return Module(name, ast.get_docstring(tree) or "", tuple(items), path)
+    inner = f"alignlab.{name}."
+    exports = [
+        (f"{name}.{alias.asname or alias.name}", f"{node.module.removeprefix('alignlab.')}.{alias.name}")
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and path.name == "__init__.py" and (node.module or "").startswith(inner)
+        for alias in node.names
+    ]
+    return Module(name, ast.get_docstring(tree) or "", tuple(items), path, tuple(exports))
 
 
 @cache
@@ -145,6 +154,12 @@ def modules(env: BuildEnvironment) -> dict[str, Module]:
             name = ".".join(parts)
             found[name] = _read_cached(path, name, path.stat().st_mtime_ns)
     return found
+
+
+def canonical(env: BuildEnvironment, name: str) -> str:
+    """Where a name stands that a package hands on: decoding.top_p is decoding.sampling.top_p. Others stay."""
+    package = modules(env).get(name.rpartition(".")[0])
+    return dict(package.exports).get(name, name) if package else name
 
 
 def paragraphs(doc: str, text_nodes: Any) -> list[nodes.Node]:
@@ -297,7 +312,8 @@ class Implements(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Note the links; they are resolved when all pages are known."""
-        names = [word for line in self.content for word in line.replace(",", " ").split()]
+        words = [word for line in self.content for word in line.replace(",", " ").split()]
+        names = [canonical(self.env, word) for word in words]
         known = {name for module in modules(self.env).values() for item in module.items for name in _names(item)}
         for name in names:
             if name not in known:
@@ -332,6 +348,7 @@ def code_role(
 
 def place(env: BuildEnvironment, name: str) -> tuple[str, str] | None:
     """(document, anchor) of an entry of the reference."""
+    name = canonical(env, name)
     for document, described in store(env, "library").items():
         if name in described:
             return document, described[name]

@@ -55,10 +55,12 @@ def add_files(app: Sphinx, pagename: str, templatename: str, context: dict[str, 
     """Add KaTeX to a page with mathematics."""
     if 'class="math' not in context.get("body", "") + context.get("toc", ""):
         return
+    # The first paint waits for them where the browser can: mathematics set later would move the text below it.
+    early: dict[str, Any] = {"loading_method": "defer", "blocking": "render"}
     app.add_css_file("katex/katex.min.css", priority=300)
-    app.add_js_file("katex/katex.min.js", loading_method="defer", priority=300)
+    app.add_js_file("katex/katex.min.js", priority=300, **early)
     app.add_js_file(None, body=f"window.alignlabMacros={embed_json(app.config.katex_macros)};", priority=300)
-    app.add_js_file("math.js", loading_method="defer", priority=310)
+    app.add_js_file("math.js", priority=310, **early)
 
 
 def setup(app: Sphinx) -> None:
