@@ -12,16 +12,22 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import beam
 import dpo
 import family
+import in_page
+import retrieval
 import sampler
+import structured
 import torch
 from measure import HEADER, Comparison, machine, table
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from alignlab import models, text
+from alignlab.decoding.structured import Vocabulary
 
+PARTS = ["sampler", "beam", "masks", "retrieval", "dpo", "memory", "page"]
 RESULTS = Path(__file__).parent / "RESULTS.md"
 QUESTIONS = """Who are you? | What is the capital of France? | What is 17 + 25? | Name three colours of a flag.
 Why is the sky blue? | How do bees make honey? | What is a triangle? | Tell me about the sea."""
@@ -31,23 +37,29 @@ def main() -> int:
     """0 where every target is met (--smoke has none)."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="toy sizes, a few seconds, no RESULTS.md")
-    parser.add_argument("--only", choices=["dpo", "sampler", "memory"], help="one part alone; no RESULTS.md")
+    parser.add_argument("--only", choices=PARTS, help="one part alone; no RESULTS.md")
     options = parser.parse_args()
     logging.set_verbosity_error()
-    parts = [options.only] if options.only else ["sampler", "dpo", "memory"]
+    parts = [options.only] if options.only else PARTS
     comparisons: list[Comparison] = []
-    if "sampler" in parts:
-        comparisons += samplers(options.smoke)
-    if "dpo" in parts:
-        comparisons += trainers(options.smoke)
+    for part, measured in {
+        "sampler": samplers, "beam": beams, "masks": masks, "retrieval": searches, "dpo": trainers,
+    }.items():  # fmt: skip
+        if part in parts:
+            comparisons += measured(options.smoke)
     report = [table(HEADER, [comparison.row() for comparison in comparisons])] if comparisons else []
     if "memory" in parts and not options.smoke:
         report.append(table(["peak memory of 3 DPO steps, process by process", "GB"], memory(["ours", *dpo.SETTINGS])))
+    met = all(comparison.met for comparison in comparisons)
+    if "page" in parts and not options.smoke:
+        page = in_page.measure()
+        report.append(table(in_page.HEADER, page.rows()))
+        met = met and page.met
     print("\n\n".join([machine(), *report]))
     if not options.smoke and not options.only:
         RESULTS.write_text(document(report), encoding="utf-8")
         print(f"\nwritten to {RESULTS.relative_to(Path(__file__).parents[1])}")
-    return 0 if options.smoke or all(comparison.met for comparison in comparisons) else 1
+    return 0 if options.smoke or met else 1
 
 
 def samplers(smoke: bool) -> list[Comparison]:
@@ -64,6 +76,50 @@ def samplers(smoke: bool) -> list[Comparison]:
         sampler.compare("sampler, tiny", tiny, sums, tokens=64, turns=15, target=2.0),
         sampler.compare("sampler, SmolLM2", small, asked[:1], tokens=24, turns=7, target=1.0),
         sampler.compare("sampler, SmolLM2", small, asked, tokens=24, turns=7, target=1.0),
+    ]
+
+
+def beams(smoke: bool) -> list[Comparison]:
+    """Beam search by the tiny model and by SmolLM2."""
+    if smoke:
+        return [beam.compare("beams, toy", toy(50)[0], [[1, 2, 3], [4, 5]], tokens=4, width=2, turns=2, target=0.0)]
+    (tiny, letters), (small, words) = models.load("tiny", "cpu"), models.load("small", "cpu")
+    sums = [text.encode_prompt(letters, f"What is {n} + {n + 8}?") for n in range(10, 42)]
+    asked = [text.encode_prompt(words, question) for question in ("What is 17 + 25?", "What is 30 + 9?")]
+    return [
+        beam.compare("beams, tiny", tiny, sums, tokens=32, width=4, turns=9, target=1.0),
+        beam.compare("beams, SmolLM2", small, asked, tokens=16, width=4, turns=5, target=1.0),
+    ]
+
+
+def masks(smoke: bool) -> list[Comparison]:
+    """Grammar masks over a vocabulary, and whole constrained answers, beside Outlines and transformers."""
+    document = list(structured.DOCUMENT.encode())
+    if smoke:
+        return [structured.compare_masks("masks, toy", structured.toy_vocabulary(), document, 2, turns=2, target=0.0)]
+    small, words = models.load("small", "cpu")
+    vocabulary = Vocabulary.of(words)
+    ids = words.encode(structured.DOCUMENT, add_special_tokens=False)
+    asked = [text.encode_prompt(words, "A table for Ann on Tuesday, 4 people.")] * 4
+    return [
+        structured.compare_masks("grammar masks, SmolLM2", vocabulary, ids, 1, turns=15, target=1.0),
+        structured.compare_masks("grammar masks, SmolLM2", vocabulary, ids, 32, turns=15, target=1.0),
+        structured.compare_answers("constrained answers, SmolLM2", small, vocabulary, asked, turns=5, target=1.0),
+        structured.compare_answers(
+            "constrained answers, SmolLM2", small, vocabulary, asked, turns=5, target=1.0, peer="transformers"
+        ),
+    ]
+
+
+def searches(smoke: bool) -> list[Comparison]:
+    """The nearest vectors beside LanceDB, BM25 beside bm25s."""
+    if smoke:
+        return [retrieval.nearest("nearest, toy", 50, turns=2, target=0.0, width=8, k=3)]
+    return [
+        retrieval.nearest("nearest 10", 1_000, turns=9, target=1.0),
+        retrieval.nearest("nearest 10", 50_000, turns=5, target=1.0),
+        retrieval.words("BM25", 1, turns=9, target=0.0),
+        retrieval.words("BM25", 50, turns=5, target=0.0),
     ]
 
 

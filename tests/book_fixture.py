@@ -23,6 +23,10 @@ LIBRARY = ("palette", "losses", "explorers")
 COPIED = (
     *("_config.yml", "book/_ext", "book/_static", "book/_templates", "book/diagrams", "book/outline.yml"),
     *("src/alignlab/__init__.py", "src/alignlab/palette.py", "src/alignlab/losses", "src/alignlab/explorers"),
+    *(
+        f"src/alignlab/tiny/{file}"
+        for file in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
+    ),
 )
 
 

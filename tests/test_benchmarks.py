@@ -76,10 +76,11 @@ def test_every_benchmark_runs_on_toy_sizes_and_writes_nothing() -> None:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = [line for line in ran.stdout.splitlines() if line.startswith("|")]
-    assert len(rows) == 11, ran.stdout  # head, rule, a sampler, DPO under three settings of trl's, five relatives
-    assert [row.split()[1] for row in rows[3:]] == ["DPO", "DPO", "DPO", "IPO", "KTO", "ORPO", "CPO", "SimPO"]
+    assert len(rows) == 14, ran.stdout  # head, rule, four parts, DPO under three settings of trl's, five relatives
+    names = "beams, masks, nearest, DPO DPO DPO IPO KTO ORPO CPO SimPO"
+    assert [row.split()[1] for row in rows[3:]] == names.split()
     assert "greedy tokens identical" in rows[2]
-    gaps = [re.search(r"loss curves within ([\d.]+)%", row) for row in rows[3:]]
+    gaps = [re.search(r"loss curves within ([\d.]+)%", row) for row in rows[6:]]
     assert all(gap and float(gap[1]) < 1 for gap in gaps), (
         ran.stdout
     )  # bfloat16 in trl's forward pass; not another loss

@@ -1,5 +1,6 @@
 """Truncations against definitions by hand and transformers' processors; the sampler against `generate`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
+    EtaLogitsWarper,
     LlamaConfig,
     LlamaForCausalLM,
     MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -17,11 +20,12 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from alignlab import decoding
+from alignlab import decoding, text
 from alignlab.decoding import GREEDY, Completion, Sampling
 
 LOGITS = 3 * torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
 SEEN = torch.randint(0, 40, (5, 12), generator=torch.Generator().manual_seed(1))
+REPEATED = torch.cat([SEEN, SEEN[:, :4]], dim=1)  # ends with four tokens that occurred, in the same order
 Truncation = Callable[[Tensor, float], Tensor]
 
 
@@ -36,6 +40,10 @@ PEERS = {
     "top-p": (lambda x: decoding.top_p(x, 0.8), TopPLogitsWarper(0.8)),
     "min-p": (lambda x: decoding.min_p(x, 0.1), MinPLogitsWarper(0.1)),
     "typical": (lambda x: decoding.typical(x, 0.6), TypicalLogitsWarper(0.6)),
+    "eta": (lambda x: decoding.eta(x, 0.02), EtaLogitsWarper(0.02)),
+    "no repeated token": (lambda x: decoding.no_repeat_ngram(x, SEEN, 1), NoRepeatNGramLogitsProcessor(1)),
+    "no repeated pair": (lambda x: decoding.no_repeat_ngram(x, REPEATED, 2), NoRepeatNGramLogitsProcessor(2)),
+    "no repeated triple": (lambda x: decoding.no_repeat_ngram(x, REPEATED, 3), NoRepeatNGramLogitsProcessor(3)),
     "repetition": (lambda x: decoding.repetition_penalty(x, SEEN, 1.3), RepetitionPenaltyLogitsProcessor(1.3)),
 }
 
@@ -43,7 +51,9 @@ PEERS = {
 @pytest.mark.parametrize("name", PEERS)
 def test_a_truncation_equals_that_of_transformers(name: str) -> None:
     ours, theirs = PEERS[name]
-    assert torch.allclose(ours(LOGITS), theirs(SEEN, LOGITS.clone()))
+    seen = REPEATED if "pair" in name or "triple" in name else SEEN
+    assert torch.allclose(ours(LOGITS), theirs(seen, LOGITS.clone()))
+    assert not torch.allclose(ours(LOGITS), LOGITS) or name == "top-k above the vocabulary"
 
 
 def check_top_p(top_p: Truncation) -> None:
@@ -64,6 +74,25 @@ def check_typical(typical: Truncation) -> None:
     assert kept(typical, [0.5, 0.3, 0.1, 0.1], 0.7) == [True, True, False, False]
 
 
+def check_eta(eta: Truncation) -> None:
+    # Entropy 1.142 nats, exp(-entropy) 0.319: the threshold is sqrt(0.2) 0.319 = 0.143 at epsilon 0.2, 0.05 at 0.05.
+    assert kept(eta, [0.5, 0.3, 0.15, 0.05], 0.2) == [True, True, True, False]
+    assert kept(eta, [0.5, 0.32, 0.14, 0.04], 0.2) == [True, True, False, False]
+    assert kept(eta, [0.5, 0.3, 0.14, 0.06], 0.05) == [True, True, True, True]  # epsilon is the lower threshold here
+    assert kept(eta, [0.25] * 4, 0.9) == [True] * 4  # the likeliest always stays, however high the threshold
+    assert kept(eta, [0.5, 0.3, 0.15, 0.05], 0.0) == [True] * 4
+
+
+Occurrence = Callable[[Tensor, Tensor, float, float], Tensor]
+
+
+def check_occurrence(penalty: Occurrence) -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5, 3.0]])
+    got = penalty(logits, torch.tensor([[0, 1, 0, 0]]), 0.5, 1.0)  # token 0 three times, token 1 once
+    assert got.tolist() == [[2.0 - 1.5 - 1.0, -1.0 - 0.5 - 1.0, 0.5, 3.0]]
+    assert penalty(logits, torch.zeros(1, 0, dtype=torch.long), 0.5, 1.0).tolist() == logits.tolist()
+
+
 def cumulative(logits: Tensor, p: float, keep: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
     probs, order = logits.softmax(-1).sort(descending=True)
     mask = keep(probs.cumsum(-1), probs, p)
@@ -82,13 +111,42 @@ WRONG = {
     "min-p on logits": (check_min_p, lambda x, p: x.masked_fill(x < x.amax() + p, -torch.inf)),
     "typical as top-p": (check_typical, decoding.top_p),
     "typical by surprise alone": (check_typical, lambda x, p: decoding.top_p(-x, p)),
+    "eta with the higher of its two thresholds": (
+        check_eta,
+        lambda x, e: x.masked_fill(x.softmax(-1) < max(e, e**0.5 * math.exp(-entropy(x))), -torch.inf),
+    ),
+    "eta as a fixed threshold": (check_eta, lambda x, e: x.masked_fill(x.softmax(-1) < e, -torch.inf)),
+    "eta without the root": (
+        check_eta,
+        lambda x, e: x.masked_fill(x.softmax(-1) < min(e, e * math.exp(-entropy(x))), -torch.inf),
+    ),
+    "eta with the sign of the entropy flipped": (
+        check_eta,
+        lambda x, e: x.masked_fill(x.softmax(-1) < min(e, e**0.5 * math.exp(entropy(x))), -torch.inf),
+    ),
+    "frequency counted once": (check_occurrence, lambda x, ids, f, p: _where_seen(x, ids, f + p)),
+    "presence counted every time": (
+        check_occurrence,
+        lambda x, ids, f, p: decoding.occurrence_penalty(x, ids, f + p, 0.0),
+    ),
+    "penalties that multiply": (check_occurrence, lambda x, ids, f, p: x / (1 + f + p)),
 }
+
+
+def entropy(logits: Tensor) -> float:
+    return torch.distributions.Categorical(logits=logits).entropy().item()
+
+
+def _where_seen(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    return logits.scatter(-1, ids, logits.gather(-1, ids) - penalty)
 
 
 def test_truncations_keep_what_their_definitions_say() -> None:
     check_top_p(decoding.top_p)
     check_min_p(decoding.min_p)
     check_typical(decoding.typical)
+    check_eta(decoding.eta)
+    check_occurrence(decoding.occurrence_penalty)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -105,12 +163,18 @@ def test_at_probability_1_no_token_of_a_large_vocabulary_is_cut() -> None:
     assert decoding.top_p(logits, 1.0).isfinite().all() and decoding.typical(logits, 1.0).isfinite().all()
 
 
-def test_temperature_comes_before_truncation() -> None:
+def check_order(apply: Callable[[Sampling, Tensor], Tensor]) -> None:
     """At temperature 2 the same top-p keeps more tokens than it would on the untouched distribution."""
     logits = torch.tensor([[0.6, 0.3, 0.07, 0.03]]).log()
-    both = Sampling(temperature=2.0, top_p=0.85).apply(logits, torch.zeros(1, 1, dtype=torch.long))
+    both = apply(Sampling(temperature=2.0, top_p=0.85), logits)
     assert both.isfinite().sum() == 3
     assert decoding.top_p(logits, 0.85).isfinite().sum() == 2
+
+
+def test_temperature_comes_before_truncation() -> None:
+    check_order(lambda sampling, logits: sampling.apply(logits, SEEN[:1]))
+    with pytest.raises(AssertionError):  # the other way round
+        check_order(lambda sampling, logits: decoding.temperature(decoding.top_p(logits, sampling.top_p), 2.0))
 
 
 def test_repetition_penalty_lowers_positive_and_negative_logits_once() -> None:
@@ -164,12 +228,80 @@ def test_the_cache_takes_the_precision_of_the_model(peer: LlamaForCausalLM) -> N
         assert [completion.ids[0] for completion in decoding.generate(peer, PROMPTS, 3)] == expected
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_greedy_tokens_without_repeated_ngrams_equal_those_of_transformers(peer: LlamaForCausalLM, n: int) -> None:
+    new = 6 if n == 1 else 20
+    ours = decoding.generate(peer, PROMPTS, new, Sampling(temperature=0, no_repeat_ngram=n))  # of different lengths
+    for prompt, completion in zip(PROMPTS, ours, strict=True):
+        theirs = peer.generate(torch.tensor([prompt]), max_new_tokens=new, do_sample=False, no_repeat_ngram_size=n)
+        assert completion.ids == theirs[0, len(prompt) :].tolist()
+
+
+def test_frequency_penalty_ends_a_repetition_and_counts_no_token_of_the_prompt(peer: LlamaForCausalLM) -> None:
+    def by_definition(prompt: list[int], frequency: float, presence: float) -> list[int]:
+        ids: list[int] = []
+        for _ in range(20):
+            with torch.no_grad():
+                logits = peer(torch.tensor([prompt + ids])).logits[0, -1]
+            for token in set(ids):
+                logits[token] -= frequency * ids.count(token) + presence
+            ids.append(int(logits.argmax()))
+        return ids
+
+    for frequency, presence in ((0.0, 0.0), (0.7, 0.0), (0.0, 1.5), (0.3, 0.5)):
+        sampling = Sampling(temperature=0, frequency_penalty=frequency, presence_penalty=presence)
+        ours = [completion.ids for completion in decoding.generate(peer, PROMPTS, 20, sampling)]
+        assert ours == [by_definition(prompt, frequency, presence) for prompt in PROMPTS]
+
+
+def test_a_processor_sees_each_row_still_in_the_batch_and_acts_before_every_other_step(
+    peer: LlamaForCausalLM,
+) -> None:
+    plain = decoding.generate(peer, PROMPTS, 20)
+    stop = plain[0].ids[3]
+    called: list[tuple[int, list[list[int]]]] = []
+
+    def watch(logits: Tensor, new_ids: list[list[int]]) -> Tensor:
+        called.append((len(logits), new_ids))
+        return logits
+
+    assert decoding.generate(peer, PROMPTS, 20, stop_id=stop, processor=watch) == decoding.generate(
+        peer, PROMPTS, 20, stop_id=stop
+    )
+    assert [len(ids[0]) for _, ids in called] == list(range(len(called)))
+    assert all(rows == len(ids) for rows, ids in called)
+    assert called[0][0] == 3 and called[-1][0] < 3  # finished rows have left
+
+    def only_two_and_five(logits: Tensor, new_ids: list[list[int]]) -> Tensor:
+        allowed = torch.full_like(logits, -torch.inf)
+        allowed[:, [2, 5]] = logits[:, [2, 5]]
+        return allowed
+
+    # Were top-k 1 taken first, it would leave a token that is then forbidden.
+    for sampling in (GREEDY, Sampling(top_k=1), Sampling(temperature=2.0)):
+        for completion in decoding.generate(peer, PROMPTS, 12, sampling, processor=only_two_and_five):
+            assert set(completion.ids) <= {2, 5}
+
+
+def test_where_no_token_is_left_the_prompt_is_named(peer: LlamaForCausalLM) -> None:
+    def forbids_after_two(logits: Tensor, new_ids: list[list[int]]) -> Tensor:
+        blocked = torch.tensor([[len(ids) >= 2 and row == 1] for row, ids in enumerate(new_ids)])
+        return logits.masked_fill(blocked, -torch.inf)
+
+    with pytest.raises(ValueError, match=r"for prompt \[1\] after 2 new tokens"):
+        decoding.generate(peer, PROMPTS, 5, processor=forbids_after_two)
+    with pytest.raises(ValueError, match="no token is left"):
+        decoding.generate(peer, PROMPTS, 14, Sampling(temperature=0, no_repeat_ngram=1))  # there are 13 tokens
+
+
 def chi_squared(counts: Tensor, probs: Tensor) -> float:
     expected = probs * counts.sum()
     return ((counts - expected).square() / expected)[expected > 5].sum().item()
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, top_p=0.9), Sampling(top_k=4)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=0.8, top_p=0.9), Sampling(top_k=4), Sampling(eta=0.1)]
+)
 def test_samples_follow_the_exact_distribution(peer: LlamaForCausalLM, sampling: Sampling) -> None:
     generator = torch.Generator().manual_seed(0)
     draws = decoding.generate(peer, [PROMPTS[0]] * 4000, 1, sampling, generator=generator)
@@ -202,6 +334,10 @@ def test_the_same_seed_gives_the_same_tokens(peer: LlamaForCausalLM) -> None:
         ({"top_p": 1.5}, "top-p is 1.5"),
         ({"min_p": -0.1}, "min-p is -0.1"),
         ({"typical": 0.0}, "typical p is 0.0"),
+        ({"eta": 1.0}, "eta's epsilon is 1.0"),
+        ({"no_repeat_ngram": 0}, "no-repeat n is 0"),
+        ({"frequency_penalty": float("inf")}, "frequency penalty is inf"),
+        ({"presence_penalty": float("nan")}, "presence penalty is nan"),
         ({"repetition_penalty": 0.0}, "repetition penalty is 0.0"),
     ],
 )
@@ -223,6 +359,6 @@ def test_an_empty_prompt_and_one_over_the_context_are_refused(peer: LlamaForCaus
 
 def test_smollm2_answers_as_transformers_does(small: Any) -> None:
     model, tokenizer = small
-    prompt = decoding.text.encode_prompt(tokenizer, "Who are you?")
+    prompt = text.encode_prompt(tokenizer, "Who are you?")
     theirs = model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, len(prompt) :].tolist()
     assert decoding.generate(model, [prompt], 12, GREEDY)[0].ids == theirs

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from alignlab import explorers, palette
-from alignlab.decoding import Sampling
+from alignlab import decoding, explorers, palette
+from alignlab.decoding import Beams, Sampling
+from alignlab.decoding.beam import Candidate
+from alignlab.decoding.speculative import LookupDraft, ModelDraft, expected_tokens, skip_layers, speculative
 from alignlab.explorers.columns import next_token_columns
 from alignlab.losses.preference import (
     PairLogps,
@@ -28,12 +30,15 @@ from alignlab.losses.preference import (
     per_token,
     simpo_loss,
 )
+from alignlab.retrieval import reciprocal_rank_fusion
+from alignlab.transformer import Config, Transformer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parent.parent
 DECODING = ROOT / "labs" / "explorers" / "decoding.json"
+BEAM_TREE = ROOT / "labs" / "explorers" / "beam_tree.json"
 VOCABULARY = 49_152
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -95,14 +100,14 @@ def test_the_names_are_the_elements_that_the_scripts_define() -> None:
 
 
 def test_an_unknown_explorer_is_named_in_the_error() -> None:
-    with pytest.raises(KeyError, match="no explorer 'sampling'; there are decoding, dpo, "):
+    with pytest.raises(KeyError, match=r"no explorer 'sampling'; there are .*decoding, "):
         explorers.script("sampling")
 
 
 def test_a_script_is_classic_small_and_asks_for_nothing_from_elsewhere() -> None:
     for name in explorers.names():
         script = explorers.script(name)
-        assert len(script.encode()) < 60_000
+        assert len(script.encode()) < (80_000 if name in explorers.PARTS else 60_000)
         code = re.sub(r"https?://www\.w3\.org/2000/svg", "", script)
         assert not re.search(r"(?m)^\s*(import|export)\b|\bfetch\(|XMLHttpRequest|https?://|</script", code)
 
@@ -263,6 +268,69 @@ def funnel_data() -> dict[str, Any]:
     return {"prompts": prompts, "pairs": pairs, "try": "Raise the least margin."}
 
 
+BEAM_DEPTH, BEAM_TOKENS = 6, 9
+BEAM_STOP = BEAM_TOKENS - 1
+
+
+def beam_logprobs(seed: int, ids: tuple[int, ...]) -> list[float]:
+    """Next-token log-probabilities (9,) after ids, made up but fixed; the last token ends the text."""
+    place = 1 + seed
+    for token in ids:
+        place = (place * 31 + token + 1) % 1_000_003
+    logits = 2 * torch.randn(BEAM_TOKENS, generator=torch.Generator().manual_seed(place), dtype=torch.float64)
+    logits[BEAM_STOP] += 0.4 * len(ids)
+    return [round(value, 6) for value in logits.log_softmax(-1).tolist()]
+
+
+def beam_candidates(beams: Beams, seed: int) -> list[Candidate]:
+    """The 2 * width best continuations of the running beams."""
+    every = [
+        Candidate(place, token, beam.logprob + value, beam.score + value)
+        for place, beam in enumerate(beams.running)
+        for token, value in enumerate(beam_logprobs(seed, beam.ids))
+    ]
+    return sorted(every, key=lambda candidate: -candidate.score)[: 2 * beams.width]
+
+
+class PatientBeams(Beams):
+    """Goes on to the last token, so that its candidates serve every way of stopping."""
+
+    def _settled(self, length: int) -> bool:
+        return False
+
+
+def beam_tree_data() -> dict[str, Any]:
+    """Two trees that hold every candidate of widths 1 to 4."""
+    trees = []
+    for seed in (0, 1):
+        nodes: dict[tuple[int, ...], float] = {}
+        for width in range(1, 5):
+            beams = PatientBeams(width, BEAM_DEPTH, stop_id=BEAM_STOP)
+            while not beams.done:
+                candidates = beam_candidates(beams, seed)
+                for candidate in candidates:
+                    ids = beams.running[candidate.parent].ids
+                    nodes[(*ids, candidate.token)] = beam_logprobs(seed, ids)[candidate.token]
+                beams.advance(candidates)
+        number = {(): 0} | {ids: row for row, ids in enumerate(sorted(nodes, key=lambda ids: (len(ids), ids)), start=1)}
+        texts = [*(f" word{token}" for token in range(BEAM_STOP)), ""]
+        trees.append(
+            {
+                "title": f"Prompt {seed}",
+                "nodes": [
+                    {
+                        "parent": number[ids[:-1]],
+                        "text": texts[ids[-1]],
+                        "logprob": nodes[ids],
+                        "end": ids[-1] == BEAM_STOP,
+                    }
+                    for ids in list(number)[1:]
+                ],
+            }
+        )
+    return {"model": "made up", "widest": 4, "depth": BEAM_DEPTH, "trees": trees, "try": "Step on."}
+
+
 FRONTIER = ((8, 1.43, 0.005), (2, 1.68, 0.075), (1, 1.89, 0.23), (0.5, 2.18, 0.66), (0.25, 2.41, 1.29), (0.1, 2.5, 2))
 
 
@@ -297,12 +365,166 @@ def overoptimization_data() -> dict[str, Any]:
     }
 
 
+def tiny_data() -> dict[str, Any]:
+    """Two prompts; see test_tiny_live.py for what the model does with them."""
+    prompts = [{"title": "a scene", "kind": "text", "text": "The old"}, {"title": "", "kind": "chat", "text": "Hello!"}]
+    return {"model": "tiny", "prompts": prompts, "start": {"temperature": 1.0, "seed": 1}, "try": "Press a token."}
+
+
+def retrieval_data() -> dict[str, Any]:
+    """Sixty chunks in two clouds and eight questions, two of each kind; dense and BM25 agree now and then."""
+    generator = torch.Generator().manual_seed(3)
+    places = torch.rand(60, 2, generator=generator) * 1.2 - 0.6 + torch.tensor([[-0.3, 0.2]] * 30 + [[0.3, -0.2]] * 30)
+    queries = []
+    for n, kind in enumerate(("plain", "paraphrase", "term", "none") * 2):
+        dense, bm25 = (torch.randperm(60, generator=generator)[:10].tolist() for _ in range(2))
+        bm25[2], dense[3] = (dense[0], dense[3]) if dense[0] not in bm25 else (bm25[2], dense[3])
+        queries.append(
+            {
+                "text": f"What does question {n} ask, in so many words that a phone needs two lines for it?",
+                "kind": kind,
+                "x": places[dense[0], 0].item(),
+                "y": places[dense[0], 1].item(),
+                "answers": [] if kind == "none" else [dense[n % 4], bm25[1]],
+                "dense": [[chunk, 0.7 - 0.05 * rank - 0.04 * n] for rank, chunk in enumerate(dense)],
+                "bm25": [[chunk, 12.0 - rank] for rank, chunk in enumerate(bm25)] if n != 5 else [],
+            }
+        )
+    return {
+        "pages": ["glossary", "ch03_dpo/practice", "intro"],
+        "points": [{"x": x, "y": y, "page": n % 3} for n, (x, y) in enumerate(places.clamp(-1, 1).tolist())],
+        "snippets": [
+            {"chunk": n, "title": f"A heading of some length, number {n}", "text": f"Chunk {n} says something. " * 4}
+            for n in range(60)
+        ],
+        "queries": queries,
+        "k": 60,
+        "threshold": 0.4,
+    }
+
+
+def cot_data() -> dict[str, Any]:
+    """Two sizes of problems, five problems each; the harder the problem, the fewer of its ten chains are right."""
+    generator = torch.Generator().manual_seed(0)
+    groups = []
+    for terms, others in ((3, 2), (8, 5)):
+        traces = []
+        for k in range(5):
+            numbers = [2 + (7 * k + 11 * j) % 45 for j in range(terms)]
+            right, chains = sum(numbers), []
+            for _ in range(10):
+                off = 0 if torch.rand(1, generator=generator).item() > 0.15 + 0.17 * k else [1, 10, -1][len(chains) % 3]
+                done, steps = numbers[0], []
+                for number in numbers[1:]:
+                    slip = off if not steps else 0
+                    steps.append(f"{done} + {number} = {done + number + slip}")
+                    done += number + slip
+                marks = ("s" if off else "r") + "r" * (terms - 2)
+                chains.append([", ".join(steps) + f", so {done}.", marks, 11 * (terms - 1) + 5, done])
+            direct = [right + (k + j) % 4 for j in range(9)] + [None]
+            question = "What is " + " + ".join(map(str, numbers)) + "?"
+            traces.append(
+                {"question": question, "value": right, "chains": chains, "direct": direct, "direct_tokens": 4}
+            )
+
+        def curve(base: float, tokens: int) -> list[dict[str, float]]:
+            best = [base + 0.03 * n * (base < 0.7) for n in range(1, 11)]
+            sizes = enumerate(best, 1)
+            return [{"n": n, "tokens": n * tokens, "accuracy": a, "low": a - 0.05, "high": a + 0.05} for n, a in sizes]
+
+        points = [{"name": f"tree {k}", "tokens": 90.0 * (k + 1), "accuracy": 0.5 + 0.1 * k} for k in range(others)]
+        groups.append(
+            {
+                "name": f"{terms} terms",
+                "problems": 40,
+                "steps": curve(0.6, 11 * terms),
+                "direct": curve(0.1, 4),
+                "others": points,
+                "traces": traces,
+            }
+        )
+    return {"groups": groups, "start": {"group": 0, "votes": 3}, "try": "Raise the votes."}
+
+
+def small_decoder() -> Transformer:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 29, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "head_dim": 4}
+    return Transformer(Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).initialize(std=0.5).eval()
+
+
+def speculative_data() -> dict[str, Any]:
+    """Two real runs in small: a random decoder, and what its own early exit and a lookup would guess at every place."""
+    target = small_decoder()
+    exit_draft = skip_layers(target, range(2))
+    prompts = []
+    for title, prompt in (("First", [1, 2, 3]), ("Second", [4, 5]), ("Third", [6])):
+        said = speculative(target, prompt, 24, LookupDraft(), length=0).ids
+        texts = [prompt + said[:k] for k in range(24)]
+        guesses = [speculative(exit_draft, words, 6, LookupDraft(), length=0).ids for words in texts]
+        copied = [LookupDraft().guess(words, 6) for words in texts]
+        prompts.append({"title": title, "said": said, "drafts": {"exit": guesses, "lookup": copied}})
+    return {
+        "model": "a random decoder",
+        "pieces": [f" w{k}" for k in range(29)],
+        "prompts": prompts,
+        "pass": [1.0, 1.1, 1.15, 1.3, 1.4, 1.5, 1.7],
+        "ms": 50.0,
+        "drafts": [
+            {"name": "exit", "title": "Early exit", "cost": 0.25, "longest": 6},
+            {"name": "lookup", "title": "Lookup", "cost": 0.0, "longest": 6},
+        ],
+        "start": {"prompt": 1, "draft": "exit", "length": 3},
+        "try": "Lengthen the draft.",
+    }
+
+
+def grammar_data() -> dict[str, Any]:
+    """Two answers under a mask: one of nine steps with next-token lists as they fall, one of two steps."""
+    generator = torch.Generator().manual_seed(0)
+    scenes = []
+    for name, steps in (("booking", 9), ("sum", 2)):
+        made = []
+        for k in range(steps):
+            p = (
+                torch.randn(40, generator=generator, dtype=torch.float64)
+                .mul(2)
+                .softmax(-1)
+                .sort(descending=True)
+                .values
+            )
+            ok = (torch.rand(40, generator=generator) < 0.4) | (torch.arange(40) == 5)
+            taken = int((p * ok).argmax())
+            tokens = [
+                {"text": f" w{i}", "end": int(i == 3 and k == steps - 1), "p": p[i].item(), "ok": int(ok[i])}
+                for i in range(12)
+            ]
+            made.append(
+                {
+                    "state": 3 * k,
+                    "may": "0-9  ,  }",
+                    "end": k == steps - 1,
+                    "allowed": int(ok.sum()),
+                    "mass": (p * ok).sum().item(),
+                    "taken": taken,
+                    "tokens": tokens,
+                }
+            )
+        scenes.append({"name": name, "title": f"Scene {name}", "message": "A message.", "states": 30, "steps": made})
+    return {"model": "made up", "vocabulary": 40, "scenes": scenes, "try": "Step on."}
+
+
 DATA: dict[str, Callable[[], dict[str, Any]]] = {
+    "beam_tree": beam_tree_data,
+    "cot_cost": cot_data,
     "decoding": decoding_data,
     "dpo": dpo_data,
+    "grammar_mask": grammar_data,
     "overoptimization": overoptimization_data,
     "preference_funnel": funnel_data,
     "preference_losses": losses_data,
+    "speculative": speculative_data,
+    "tiny_live": tiny_data,
+    "retrieval_space": retrieval_data,
 }
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SHIFTS = """window.shifts = 0;
@@ -314,6 +536,7 @@ def write_page(folder: Path, name: str, theme: str = "light", twice: bool = Fals
     """A page with one explorer, as the book makes it; its file:// address."""
     data = json.dumps(explorers.packed(DATA[name]())).replace("</", "<\\/")
     script = f"<script>{explorers.script(name)}</script>" * (2 if twice else 1)
+    script = "".join(f"<script>{static}</script>" for static in explorers.statics(name).values()) + script
     page = folder / f"{name}-{theme}.html"
     page.write_text(
         f'<!doctype html><html lang="en" data-theme="{theme}"><head><meta charset="utf-8">'
@@ -516,6 +739,80 @@ def test_the_figure_tells_the_truth_about_the_real_model(opened: Callable[..., O
             want = exact(logits, ids, setting)
             errors = _errors(answer, prompt, want, tokens_kept(logits, ids, setting))
             assert _close(errors, want, setting, prompt["id"]), (prompt["name"], setting, errors)
+
+
+@browser_test
+@pytest.mark.slow
+@pytest.mark.skipif(not BEAM_TREE.exists(), reason="the lab ch04_decoding has not been run yet")
+def test_the_trees_of_the_lab_find_what_beam_search_finds_on_smollm2(opened: Callable[..., Opened], small: Any) -> None:
+    model, tokenizer = small
+    data = json.loads(BEAM_TREE.read_text(encoding="utf-8"))["data"]
+    page = opened("beam_tree").page
+    for width, alpha in ((1, 1.0), (3, 0.0), (5, 1.0)):
+        setting = {"width": width, "alpha": alpha, "early": False, "depth": data["depth"]}
+        told = page.evaluate(
+            """([trees, setting]) => {
+              const { prepare, search, path } = customElements.get("alignlab-beam_tree");
+              return trees.map((one) => {
+                const tree = prepare(one.nodes);
+                const words = (node) => path(tree, node).map((k) => tree.text[k]).join("");
+                return search(tree, setting).steps.at(-1).finished.map((f) => [words(f.node), f.score]);
+              });
+            }""",
+            [data["trees"], setting],
+        )
+        found = decoding.beam_search(
+            model, [tree["ids"] for tree in data["trees"]], data["depth"], width, length_penalty=alpha,
+            stop_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        for texts, hypotheses in zip(told, found, strict=True):
+            assert [text for text, _ in texts] == [
+                "".join(tokenizer.decode([id]) for id in hypothesis.ids) for hypothesis in hypotheses
+            ]
+            assert [score for _, score in texts] == pytest.approx([one.score for one in hypotheses], abs=1e-3)
+
+
+@browser_test
+def test_the_tree_finds_what_the_librarys_beam_search_finds(opened: Callable[..., Opened]) -> None:
+    settings = [
+        {"width": width, "alpha": alpha, "early": early, "depth": BEAM_DEPTH}
+        for width in (1, 2, 3, 4)
+        for alpha in (0.0, 0.5, 1.0, 2.0)
+        for early in (False, True, "never")
+    ]
+    got = opened("beam_tree").page.evaluate(
+        """([trees, settings]) => {
+          const { prepare, search, path } = customElements.get("alignlab-beam_tree");
+          return trees.map((one) => {
+            const tree = prepare(one.nodes);
+            return settings.map((setting) => {
+              const { steps } = search(tree, setting);
+              const words = (node) => path(tree, node).map((k) => tree.text[k]);
+              const told = steps.at(-1).finished.map((f) => [words(f.node), f.score, f.total]);
+              return { length: steps.length, told };
+            });
+          });
+        }""",
+        [beam_tree_data()["trees"], settings],
+    )
+    lengths = set()
+    for seed, answers in enumerate(got):
+        for setting, answer in zip(settings, answers, strict=True):
+            beams = Beams(
+                setting["width"], BEAM_DEPTH, length_penalty=setting["alpha"], early_stopping=setting["early"],
+                stop_id=BEAM_STOP,
+            )  # fmt: skip
+            steps = 0
+            while not beams.done:
+                beams.advance(beam_candidates(beams, seed))
+                steps += 1
+            lengths.add(steps)
+            assert answer["length"] == steps, setting
+            texts = [[f" word{t}" for t in one.ids] + [""] * one.ended for one in beams.finished]
+            assert [text for text, _, _ in answer["told"]] == texts, setting
+            assert [score for _, score, _ in answer["told"]] == pytest.approx([one.score for one in beams.finished])
+            assert [total for _, _, total in answer["told"]] == pytest.approx([one.logprob for one in beams.finished])
+    assert len(lengths) > 1  # searches that end early, and such that do not
 
 
 @browser_test
@@ -855,6 +1152,59 @@ def test_a_run_of_steps_kl_and_gold_alone_is_drawn(opened: Callable[..., Opened]
 
 
 @browser_test
+def test_a_vote_of_chains_equals_the_librarys_for_every_number_of_votes(opened: Callable[..., Opened]) -> None:
+    from collections import Counter
+
+    from alignlab.reasoning.voting import majority, vote_at_n
+
+    page = opened("cot_cost").page
+    ballots: list[tuple[list[int | None], int]] = [
+        ([50, 40, 50, 49, 40, 50, 48, None], 50),
+        ([50, 40, 50, 49, 40, 50, 48, None], 40),
+        ([41, 41, 42, 42], 42),
+        ([None, 7, 7, None, None, 8], 7),
+        ([1, 2, 3, 4, 5], 3),
+        ([1, 2, 3], 9),
+    ]
+    for answers, right in ballots:
+        winner, chances = page.evaluate(
+            """([answers, right]) => {
+              const E = customElements.get("alignlab-cot_cost");
+              return [E.majority(answers), answers.map((_, k) => E.voteAtN(answers, right, k + 1))];
+            }""",
+            [answers, right],
+        )
+        assert winner == majority(answers)
+        assert chances == pytest.approx([vote_at_n(Counter(answers), right, n + 1) for n in range(len(answers))])
+
+
+@browser_test
+def test_accuracy_at_a_cost_is_read_between_the_points_of_a_curve(opened: Callable[..., Opened]) -> None:
+    points = [{"tokens": 10, "accuracy": 0.2}, {"tokens": 30, "accuracy": 0.6}]
+    got = opened("cot_cost").page.evaluate(
+        "p => [5, 10, 15, 30, 99].map((t) => customElements.get('alignlab-cot_cost').accuracyAt(p, t))", points
+    )
+    assert got == pytest.approx([0.2, 0.2, 0.3, 0.6, 0.6])
+
+
+@browser_test
+def test_the_chains_that_vote_are_those_that_are_counted(opened: Callable[..., Opened]) -> None:
+    page, data = opened("cot_cost").page, cot_data()
+    element = page.locator("alignlab-cot_cost")
+    votes, problem = element.get_by_label("Chains that vote"), element.get_by_label("Problem", exact=True)
+    problem.evaluate("e => { e.value = 3; e.dispatchEvent(new Event('input')); }")
+    votes.evaluate("e => { e.value = 6; e.dispatchEvent(new Event('input')); }")
+    trace = data["groups"][0]["traces"][3]
+    cast = [chain[3] for chain in trace["chains"][:7]]
+    assert element.locator("li.votes").count() == 7
+    assert element.locator(".figure b").nth(1).text_content() == str(sum(chain[2] for chain in trace["chains"][:7]))
+    assert sum(int(text) for text in element.locator(".tally > span").all_text_contents() if text) == len(cast)
+    assert element.locator(".question").text_content() == trace["question"]
+    element.get_by_role("button", name="8 terms").click()
+    assert element.locator(".question").text_content() == data["groups"][1]["traces"][3]["question"]
+
+
+@browser_test
 @EACH
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -1079,3 +1429,141 @@ def test_the_run_toggle_shows_the_other_run_at_the_same_step(opened: Callable[..
     k = run["steps"].index(int(step or 0))
     margins = [pair["chosen_logratio"][k] - pair["rejected_logratio"][k] for pair in run["pairs"]]
     assert loss.text_content() == f"{sum(math.log1p(math.exp(-0.1 * m)) for m in margins) / 9:.3f}"
+
+
+@browser_test
+def test_the_fusion_of_two_rankings_equals_the_librarys(opened: Callable[..., Opened]) -> None:
+    page, data = opened("retrieval_space").page, retrieval_data()
+    for query in data["queries"]:
+        for k in (0, 1, 60, 200):
+            got = page.evaluate(
+                "([q, k]) => customElements.get('alignlab-retrieval_space').fuse([q.dense, q.bm25], k)", [query, k]
+            )
+            rankings = [[chunk for chunk, _ in query[by]] for by in ("dense", "bm25")]
+            want = reciprocal_rank_fusion(rankings, k)
+            assert [chunk for chunk, _ in got] == [chunk for chunk, _ in want]
+            assert [score for _, score in got] == pytest.approx([score for _, score in want])
+    first = page.evaluate(
+        "r => [[7], [9, 4], [1]].map((a) => customElements.get('alignlab-retrieval_space').firstRank(r, a))",
+        [[4, 0.9], [7, 0.8], [9, 0.1]],
+    )
+    assert first == [2, 1, 0]
+
+
+@browser_test
+def test_a_question_shows_what_the_chosen_search_finds_and_whether_it_is_refused(
+    opened: Callable[..., Opened],
+) -> None:
+    page, data = opened("retrieval_space").page, retrieval_data()
+    element = page.locator("alignlab-retrieval_space")
+    question, k, refuse = (element.locator("input[type=range]").nth(n) for n in range(3))
+
+    def set_to(slider: Any, at: int) -> None:
+        slider.evaluate("(e, at) => { e.value = at; e.dispatchEvent(new Event('input')); }", at)
+
+    for n, query in enumerate(data["queries"]):
+        set_to(question, n)
+        assert element.locator(".asked").inner_text() == query["text"]
+        for by in ("Dense", "BM25"):
+            element.get_by_role("button", name=by).click()
+            hits = query[by.lower()][:5]
+            shown = element.locator(".hits p").all_inner_texts()
+            assert [text.split(" says")[0] for text in shown[: len(hits)]] == [f"Chunk {chunk}" for chunk, _ in hits]
+        answered = element.locator(".verdict").inner_text().startswith("Answered")
+        assert answered == (query["dense"][0][1] >= data["threshold"])
+    set_to(refuse, 40)
+    assert element.locator(".verdict").inner_text().startswith("Refused")
+    set_to(k, 0)
+    assert element.locator("select").evaluate("e => e.options[e.selectedIndex].text") == data["queries"][-1]["text"]
+
+
+@browser_test
+def test_a_replay_goes_through_the_passes_that_the_library_makes(opened: Callable[..., Opened]) -> None:
+    page, data = opened("speculative").page, speculative_data()
+    target = small_decoder()
+    kept = 0
+    for prompt, sample in zip(([1, 2, 3], [4, 5], [6]), data["prompts"], strict=True):
+        for name, draft in (("exit", ModelDraft(skip_layers(target, range(2)))), ("lookup", LookupDraft())):
+            for length in (0, 1, 4):
+                run = speculative(target, prompt, 24, draft, length=length)
+                got = page.evaluate(
+                    "([said, guesses, g]) => customElements.get('alignlab-speculative').replay(said, guesses, g)",
+                    [sample["said"], sample["drafts"][name], length],
+                )
+                assert [(p["drafted"], p["accepted"], p["token"]) for p in got] == [tuple(p) for p in run.passes]
+                kept += sum(p.accepted for p in run.passes)
+    assert kept > 0
+    told = page.evaluate(
+        "[[0.3, 4], [0, 2], [1, 3]].map(([a, g]) => customElements.get('alignlab-speculative').expectedTokens(a, g))"
+    )
+    assert told == pytest.approx([expected_tokens(0.3, 4), 1.0, 4.0])
+
+
+@browser_test
+def test_the_time_of_a_replay_counts_passes_by_their_width_and_each_draft_step(opened: Callable[..., Opened]) -> None:
+    page = opened("speculative").page
+    got = page.evaluate(
+        """() => {
+          const E = customElements.get('alignlab-speculative');
+          const passes = E.replay([1, 2, 3, 4, 5], [[1, 2, 9], [], [], [4, 5], [5]], 3);
+          return E.summary(passes, [1, 1.1, 1.2, 1.5], { cost: 0.1, once: 0.05 });
+        }"""
+    )
+    # Three drafted, two kept and one given; then one drafted (the end leaves no room for two) and kept, one given.
+    assert (got["tokens"], got["passes"], got["rate"]) == (5, 2, pytest.approx(3 / 4))
+    assert got["time"] == pytest.approx((1.5 + 0.3 + 0.05) + (1.1 + 0.1 + 0.05))
+    assert got["speed"] == pytest.approx(5 / got["time"])
+
+
+@browser_test
+def test_each_pass_shows_what_stays_and_what_goes(opened: Callable[..., Opened]) -> None:
+    page, data = opened("speculative").page, speculative_data()
+    element = page.locator("alignlab-speculative")
+    element.get_by_role("button", name="Pass back").click()
+    for _ in range(30):
+        element.get_by_role("button", name="Next pass").click()
+    said = data["prompts"][1]["said"]
+    assert element.locator(".written .piece").all_text_contents() == [f"·w{t}" for t in said]
+    passes, figure = element.locator(".told").text_content() or "", element.locator(".figure b").all_text_contents()
+    total = int(re.findall(r"Pass (\d+) of (\d+)", passes)[0][1])
+    assert figure[2] == str(total) and figure[0] == f"{24 / total:.2f}"
+    assert element.locator(".now-pass .guess.given").count() == 1
+    element.get_by_label("Draft length").evaluate("e => { e.value = 0; e.dispatchEvent(new Event('input')); }")
+    assert element.locator(".figure b").all_text_contents()[:3] == ["1.00", "–", "24"]
+
+
+@browser_test
+def test_probabilities_under_a_penalty_are_the_softmax_of_the_lowered_logits(opened: Callable[..., Opened]) -> None:
+    page = opened("grammar_mask").page
+    logits = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ok = torch.tensor([0, 1, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0]).bool()
+    p, mass = logits.softmax(-1), logits.softmax(-1)[ok].sum().item()
+    for penalty in (0.0, 2.5, math.inf):
+        want = torch.where(ok, logits, logits - penalty).softmax(-1)
+        got = page.evaluate(
+            "([p, ok, mass, penalty]) => p.map((one, i) => "
+            "customElements.get('alignlab-grammar_mask').after(one, ok[i], mass, penalty ?? Infinity))",
+            [p.tolist(), ok.tolist(), mass, None if penalty == math.inf else penalty],
+        )
+        assert got == pytest.approx(want.tolist(), abs=1e-12)
+
+
+@browser_test
+def test_a_step_on_writes_the_taken_token_and_the_penalty_lets_forbidden_ones_through(
+    opened: Callable[..., Opened],
+) -> None:
+    page, data = opened("grammar_mask").page, grammar_data()
+    element = page.locator("alignlab-grammar_mask")
+    forbidden = element.locator(".figure b").nth(3)
+    assert forbidden.text_content() == "0%"
+    steps = data["scenes"][0]["steps"]
+    element.get_by_role("button", name="Next token").click()
+    first = steps[0]["tokens"][steps[0]["taken"]]["text"]
+    assert element.locator(".context .piece").all_text_contents() == [first.replace(" ", "·")]
+    element.get_by_label("Penalty on forbidden (nats)").evaluate(
+        "e => { e.value = 0; e.dispatchEvent(new Event('input')); }"
+    )
+    assert float((forbidden.text_content() or "").rstrip("%")) == pytest.approx(100 * (1 - steps[1]["mass"]), abs=0.06)
+    element.get_by_label("Answer", exact=True).select_option("1")
+    element.get_by_role("button", name="To the end").click()
+    assert element.locator(".context .piece").count() == 1

@@ -33,13 +33,13 @@ def panorama(narrow: bool = False) -> Diagram:
     d = sheet(
         "ch04.panorama",
         "Better results without training: three places to act on, one frozen model",
-        "A context window holds instruction and examples, passages found, tools and their results, and the question "
-        "What is 17 + 25. Its B rows of T tokens go into a model whose weights stay frozen, which gives logits of "
-        "shape (B, V). Each next token is chosen in four steps: a grammar masks what it forbids, penalties and temperature "
-        "reshape, top-k, top-p, min-p or typical sampling truncate, and argmax, a draw or a beam chooses. The token is "
-        "appended and the model reads on. The finished text is used in three ways: as thoughts, N chains over which "
-        "one votes or searches; as an answer with sources; as a call that is checked and run. Results of calls and the "
-        "thoughts kept go back into the context.",
+        "A context window holds instruction and examples, passages found, tools and their results, and the "
+        "question What is 17 + 25. Its B rows of T tokens go into a model whose weights stay frozen, which gives "
+        "logits of shape (B, V). Each next token is chosen in four steps: a grammar masks what it forbids, "
+        "penalties and temperature reshape, top-k, top-p, min-p or typical sampling truncate, and argmax, a draw "
+        "or a beam chooses. The token is appended and the model reads on. The finished text is used in three "
+        "ways: as thoughts, N chains over which one votes or searches; as an answer with sources; as a call that "
+        "is checked and run. Results of calls and the thoughts kept go back into the context.",
         narrow,
     )
     return _narrow(d) if narrow else _wide(d)

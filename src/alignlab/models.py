@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from alignlab import compute, download
 
@@ -35,6 +42,17 @@ def load(name: str, device: torch.device | str | None = None) -> tuple[PreTraine
         ) from error
     tokenizer.padding_side = "right"
     return model.to(device or compute.device()).eval(), tokenizer
+
+
+def sentence_encoder(device: torch.device | str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The sentence encoder all-MiniLM-L6-v2 (22.7 million parameters, 384 numbers a text) and its tokenizer.
+
+    In float32, in evaluation mode on its device; `retrieval.embed` pools what it gives. Fetched once into the cache (84
+    MB) and checked by its checksum; download.DownloadError if it can't be fetched.
+    """
+    folder = download.fetch(download.MINILM, cache_dir()).parent
+    encoder: Any = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return encoder.to(device or compute.device()).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def cache_dir() -> Path:

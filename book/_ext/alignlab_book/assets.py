@@ -67,13 +67,14 @@ def write_palette(app: Sphinx) -> None:
 
 
 def write_explorers(app: Sphinx) -> None:
-    """Write each explorer's script, a classic one that works from file:// too, where its pages load it."""
+    """Write each explorer's script where its pages load it, and its large data beside it: all work from file:// too."""
     if app.builder.format == "html":
         faces = alignlab(app.env, "explorers")
         folder = Path(app.outdir) / "_static" / "explorers"
         folder.mkdir(parents=True, exist_ok=True)
         for name in faces.names():
-            (folder / f"{name}.js").write_text(faces.script(name), encoding="utf-8")
+            for file, text in {f"{name}.js": faces.script(name), **faces.statics(name)}.items():
+                (folder / file).write_text(text, encoding="utf-8")
 
 
 def without_plain_spans(body: str) -> str:

@@ -1,5 +1,7 @@
 """From next-token logits to text: one module per family of strategies, all names in one place."""
 
+from alignlab.decoding.beam import Beams, Hypothesis, beam_search
+from alignlab.decoding.contrastive import contrastive_search
 from alignlab.decoding.sampling import (
     GREEDY,
     Completion,
@@ -21,11 +23,15 @@ from alignlab.decoding.sampling import (
 
 __all__ = [
     "GREEDY",
+    "Beams",
     "Completion",
+    "Hypothesis",
     "Processor",
     "Sampling",
     "answer",
+    "beam_search",
     "choose",
+    "contrastive_search",
     "eta",
     "generate",
     "min_p",

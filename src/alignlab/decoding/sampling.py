@@ -3,7 +3,8 @@
 A truncation sets what it cuts to -inf and leaves the rest as it was; softmax then renormalizes.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from alignlab import text
 from alignlab.transformer import Transformer
+
+Processor = Callable[[Tensor, list[list[int]]], Tensor]
+"""Changes raw logits (B, V), given the tokens generated so far in each of the B rows, before every other step."""
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -29,6 +33,35 @@ def repetition_penalty(logits: Tensor, seen_ids: Tensor, penalty: float) -> Tens
     _require(penalty > 0, f"repetition penalty is {penalty}; it must be positive (1 changes nothing)")
     seen = logits.gather(-1, seen_ids)
     return logits.scatter(-1, seen_ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def occurrence_penalty(logits: Tensor, new_ids: Tensor, frequency: float = 0.0, presence: float = 0.0) -> Tensor:
+    """Subtract `frequency` for each time that a token was generated, and `presence` once if it was at all.
+
+    The penalties of OpenAI's and vLLM's interfaces; the prompt's tokens do not count. logits: (B, V);
+    new_ids: (B, T) tokens generated so far; both penalties are in logits, a negative one favours what occurred.
+    """
+    _require(math.isfinite(frequency), f"frequency penalty is {frequency}; it must be finite (0 changes nothing)")
+    _require(math.isfinite(presence), f"presence penalty is {presence}; it must be finite (0 changes nothing)")
+    counts = torch.zeros_like(logits).scatter_add(-1, new_ids, torch.ones_like(new_ids, dtype=logits.dtype))
+    return logits - frequency * counts - presence * (counts > 0)
+
+
+def no_repeat_ngram(logits: Tensor, seen_ids: Tensor, n: int) -> Tensor:
+    """Cut each token that would repeat n tokens in a row, Paulus et al. (2018), section 2.5.
+
+    logits: (B, V); seen_ids: (B, T) tokens so far, the prompt's included, -1 where a row is padded; n: at least 1.
+    """
+    _require(n >= 1 and n == int(n), f"no-repeat n is {n}; it must be a whole number, at least 1")
+    if seen_ids.shape[1] < n:
+        return logits
+    windows = seen_ids.unfold(1, n, 1)  # (B, T - n + 1, n): every n-gram so far
+    last = seen_ids[:, None, seen_ids.shape[1] - n + 1 :]
+    repeats = (windows[..., :-1] == last).all(-1) & (windows[..., -1] >= 0)
+    spare = logits.shape[-1]  # a column beyond the vocabulary takes what is not cut
+    cut = torch.zeros(logits.shape[0], spare + 1, dtype=torch.bool, device=logits.device)
+    cut.scatter_(1, torch.where(repeats, windows[..., -1], spare), True)
+    return logits.masked_fill(cut[:, :spare], -torch.inf)
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
@@ -74,6 +107,19 @@ def typical(logits: Tensor, p: float) -> Tensor:
     return _keep_until(logits, order_by=(-logprobs - entropy).abs(), p=p)
 
 
+def eta(logits: Tensor, epsilon: float) -> Tensor:
+    """Keep tokens at least as likely as min(epsilon, sqrt(epsilon) exp(-entropy)), Hewitt et al. (2022), section 4.
+
+    The most likely one always stays, since its probability is never below exp(-entropy). logits: (..., V);
+    0 <= epsilon < 1, usually 0.0003 to 0.004; 0 cuts nothing.
+    """
+    _require(0 <= epsilon < 1, f"eta's epsilon is {epsilon}; it must be at least 0 and below 1")
+    logprobs = logits.log_softmax(-1)
+    probs = logprobs.exp()
+    entropy = -(probs * logprobs).nansum(-1, keepdim=True)
+    return logits.masked_fill(probs < (math.sqrt(epsilon) * (-entropy).exp()).clamp(max=epsilon), -torch.inf)
+
+
 def _keep_until(logits: Tensor, order_by: Tensor, p: float) -> Tensor:
     """Keep tokens in ascending order of `order_by` until their probability reaches p, the crossing one included."""
     if p == 1:
@@ -88,7 +134,8 @@ def _keep_until(logits: Tensor, order_by: Tensor, p: float) -> Tensor:
 class Sampling:
     """How the next token is chosen. The defaults sample from the model's own distribution.
 
-    The steps run in this order: repetition penalty, temperature, top-k, top-p, min-p, typical; temperature 0 is greedy.
+    The steps run in this order: repetition penalty, frequency and presence penalty, no-repeat n-gram, temperature,
+    top-k, top-p, min-p, typical, eta. Temperature 0 is greedy: it takes the most likely token after the penalties.
     """
 
     temperature: float = 1.0
@@ -96,22 +143,43 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     typical: float = 1.0
+    eta: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    no_repeat_ngram: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.temperature >= 0, f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
         # Each step once on two tokens: a value out of range is told before anything is generated.
-        logits = torch.zeros(1, 2)
-        repetition_penalty(logits, torch.zeros(1, 1, dtype=torch.long), self.repetition_penalty)
+        logits, ids = torch.zeros(1, 2), torch.zeros(1, 1, dtype=torch.long)
+        repetition_penalty(logits, ids, self.repetition_penalty)
+        occurrence_penalty(logits, ids, self.frequency_penalty, self.presence_penalty)
+        if self.no_repeat_ngram is not None:
+            no_repeat_ngram(logits, ids, self.no_repeat_ngram)
         if self.top_k is not None:
             top_k(logits, self.top_k)
-        for truncation, p in ((top_p, self.top_p), (min_p, self.min_p), (typical, self.typical)):
+        for truncation, p in ((top_p, self.top_p), (min_p, self.min_p), (typical, self.typical), (eta, self.eta)):
             truncation(logits, p)
 
-    def apply(self, logits: Tensor, seen_ids: Tensor) -> Tensor:
-        """The logits (B, V) to sample from, given the tokens so far (B, T). Greedy leaves out what can't matter."""
+    @property
+    def looks_back(self) -> bool:
+        """Whether a step needs the tokens so far."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram is not None
+
+    def apply(self, logits: Tensor, seen_ids: Tensor, new_ids: Tensor | None = None) -> Tensor:
+        """The logits (B, V) to sample from. Greedy leaves out what can't matter.
+
+        seen_ids: (B, T) tokens so far, the prompt's included, -1 where a row is padded. new_ids: (B, T') those
+        of them that were generated; none, if left out.
+        """
         if self.repetition_penalty != 1.0:
-            logits = repetition_penalty(logits, seen_ids, self.repetition_penalty)
+            real = torch.where(seen_ids < 0, seen_ids[:, -1:], seen_ids)  # padding repeats the last token instead
+            logits = repetition_penalty(logits, real, self.repetition_penalty)
+        if new_ids is not None and (self.frequency_penalty or self.presence_penalty):
+            logits = occurrence_penalty(logits, new_ids, self.frequency_penalty, self.presence_penalty)
+        if self.no_repeat_ngram is not None:
+            logits = no_repeat_ngram(logits, seen_ids, self.no_repeat_ngram)
         if self.temperature == 0:
             return logits
         if self.temperature != 1.0:
@@ -124,6 +192,8 @@ class Sampling:
             logits = min_p(logits, self.min_p)
         if self.typical < 1.0:
             logits = typical(logits, self.typical)
+        if self.eta > 0.0:
+            logits = eta(logits, self.eta)
         return logits
 
 
@@ -146,30 +216,19 @@ def generate(
     *,
     stop_id: int | None = None,
     generator: torch.Generator | None = None,
+    processor: Processor | None = None,
 ) -> list[Completion]:
     """Continue each prompt by at most max_new_tokens tokens, until its stop token.
 
     model: a Transformer or a transformers model of the Llama family. prompts: token ids, of any lengths.
-    Prompts run as one batch, padded on the left; a finished one leaves the batch. ValueError for an empty prompt, for
-    no prompt at all, or where prompt and answer exceed the model's context.
+    Prompts run as one batch, padded on the left; a finished one leaves the batch. processor: changes the raw logits
+    of the rows still in the batch before every other step, for instance to forbid tokens. ValueError for an empty
+    prompt, for no prompt at all, where both exceed the model's context, or where nothing is left to choose.
     """
     decoder = Transformer.view(model)
     device = decoder.norm.weight.device
-    lengths = [len(prompt) for prompt in prompts]
-    _require(bool(lengths), "there are no prompts; give at least one")
-    _require(min(lengths) > 0, f"prompt {lengths.index(min(lengths))} is empty; give each at least one token")
-    _require(max_new_tokens >= 0, f"max_new_tokens is {max_new_tokens}; it must not be negative")
-    longest, context = max(lengths), decoder.config.max_position_embeddings
-    if longest + max_new_tokens > context:
-        raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}"
-        )
-    tokens = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.long, device=device)
-    present = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
-        present[row, longest - len(prompt) :] = 1
-    padded = min(lengths) < longest
+    tokens, present, padded = pad_left(prompts, max_new_tokens, decoder.config.max_position_embeddings, device)
+    longest = tokens.shape[1] - max_new_tokens
     cache = decoder.cache(len(prompts), longest + max_new_tokens)
     rows = torch.arange(len(prompts), device=device)  # which prompt each row of the shrinking batch belongs to
     new_ids = tokens[:, :longest]
@@ -177,12 +236,23 @@ def generate(
     for end in range(longest, longest + max_new_tokens):
         mask = present[rows, :end] if padded else None
         logits = decoder.lm_head(decoder.hidden(new_ids, mask, cache)[:, -1]).float()
+        new = tokens[rows, longest:end]
+        if processor is not None:
+            logits = processor(logits, new.tolist())
         seen = tokens[:, :end]
-        if sampling.repetition_penalty != 1.0:
+        if sampling.looks_back:
             seen = seen[rows]
-            if mask is not None:  # padding is no token that occurred: repeat a real one instead
-                seen = torch.where(mask.bool(), seen, seen[:, -1:])
-        next_ids = choose(sampling.apply(logits, seen), sampling, generator)
+            if mask is not None:
+                seen = seen.masked_fill(mask == 0, -1)
+        logits = sampling.apply(logits, seen, new)
+        if processor is not None or sampling.no_repeat_ngram is not None:
+            nothing = logits.isneginf().all(-1)
+            _require(
+                not nothing.any(),
+                f"no token is left to choose for prompt {rows[nothing].tolist()[:1]} after {end - longest} new tokens: "
+                "the processor or no_repeat_ngram forbids them all",
+            )
+        next_ids = choose(logits, sampling, generator)
         tokens[rows, end] = next_ids
         if stop_id is not None and bool((stopped := next_ids == stop_id).any()):
             for row in rows[stopped].tolist():
@@ -196,6 +266,31 @@ def generate(
     for row in set(range(len(prompts))) - completions.keys():
         completions[row] = Completion(tokens[row, longest:].tolist(), ended=False)
     return [completions[row] for row in range(len(prompts))]
+
+
+def pad_left(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, context: int, device: torch.device
+) -> tuple[Tensor, Tensor, bool]:
+    """Prompts as one batch with room for new tokens: ids and presence (1 for a token), each (B, T + new), and whether
+    any row is padded.
+
+    context: how many positions the model has. ValueError for an empty prompt, none at all, or too little context.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    _require(bool(lengths), "there are no prompts; give at least one")
+    _require(min(lengths) > 0, f"prompt {lengths.index(min(lengths))} is empty; give each at least one token")
+    _require(max_new_tokens >= 0, f"max_new_tokens is {max_new_tokens}; it must not be negative")
+    longest = max(lengths)
+    _require(
+        longest + max_new_tokens <= context,
+        f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the model's context of {context}",
+    )
+    tokens = torch.zeros(len(prompts), longest + max_new_tokens, dtype=torch.long, device=device)
+    present = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) : longest] = torch.tensor(prompt, device=device)
+        present[row, longest - len(prompt) :] = 1
+    return tokens, present, min(lengths) < longest
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None = None) -> Tensor:

@@ -6,13 +6,29 @@ Knows how to hand out the files and how to show one; nothing about what is in th
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from alignlab import palette
+from alignlab.explorers import tiny_weights
 
-NAMES = ("decoding", "dpo", "overoptimization", "preference_funnel", "preference_losses")
+NAMES = (
+    "beam_tree",
+    "cot_cost",
+    "decoding",
+    "dpo",
+    "grammar_mask",
+    "overoptimization",
+    "preference_funnel",
+    "preference_losses",
+    "retrieval_space",
+    "speculative",
+    "tiny_live",
+)
+PARTS = {"tiny_live": ("tiny_engine.js",)}  # scripts that an explorer is built on, beside core.js
+STATICS: dict[str, dict[str, Callable[[], Any]]] = {"tiny_live": {"tiny_weights": tiny_weights.tiny}}
 EXPLORER_MIME = "application/vnd.alignlab.explorer+json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
@@ -27,12 +43,29 @@ def script(name: str) -> str:
     """The classic script that defines `<alignlab-name>`: safe to load twice, safe inside a `<script>` element."""
     _known(name)
     sheet = json.dumps(_read("explorer.css") + _read_if_any(f"{name}.css"))
-    body = f'(() => {{\n"use strict";\nconst SHEET = {sheet};\n{_read("core.js")}\n{_read(f"{name}.js")}\n}})();\n'
+    parts = "\n".join(_read(file) for file in ("core.js", *PARTS.get(name, ()), f"{name}.js"))
+    body = f'(() => {{\n"use strict";\nconst SHEET = {sheet};\n{parts}\n}})();\n'
     if "</script" in body.lower():
         raise ValueError(
             f"the script of {name!r} holds '</script', which would end the element it is put in; write '<\\/script'"
         )
     return body
+
+
+def statics(name: str) -> dict[str, str]:
+    """Data of an explorer that are too large for a page: classic scripts by file name, loaded when they are needed.
+
+    They stand beside the explorer's own script. In a notebook the kernel sends the same data when it is asked: no
+    output and no saved widget state holds them.
+    """
+    _known(name)
+    return {f"{key}.js": _static(key, make) for key, make in STATICS.get(name, {}).items()}
+
+
+@cache
+def _static(key: str, make: Callable[[], Any]) -> str:
+    data = json.dumps(make(), separators=(",", ":"), ensure_ascii=True).replace("</", "<\\/")
+    return f"(globalThis.alignlabStatics ||= {{}})[{json.dumps(key)}] = {data};\n"
 
 
 def style() -> str:
@@ -90,6 +123,15 @@ def module(name: str) -> str:
         f"{script(name)}\n"
         "export default { render({ model, el }) {\n"
         f'  const explorer = document.createElement("alignlab-{name}");\n'
+        "  explorer.bring = (name) => new Promise((resolve) => {\n"
+        "    const hear = (message) => {\n"
+        "      if (message.brought !== name) return;\n"
+        '      model.off("msg:custom", hear);\n'
+        "      resolve(message.data);\n"
+        "    };\n"
+        '    model.on("msg:custom", hear);\n'
+        "    model.send({ bring: name });\n"
+        "  });\n"
         '  explorer.data = model.get("data");\n'
         '  model.on("change:data", () => { explorer.data = model.get("data"); });\n'
         "  el.append(explorer);\n"
@@ -113,9 +155,18 @@ def _widget_view(name: str, data: dict[str, Any]) -> dict[str, Any] | None:
         widget = _widget_class(name)(data=data)
     except ImportError:
         return None
+    widget.on_msg(lambda asked, content, buffers: _answer(asked, name, content))
     bundle = widget._repr_mimebundle_()
     parts = bundle[0] if isinstance(bundle, tuple) else bundle
     return parts.get(WIDGET_MIME) if parts else None
+
+
+def _answer(widget: Any, name: str, content: Any) -> None:
+    """Send the large data that a widget asks for by {"bring": key}: a message, which is in no state and no output."""
+    wanted = content.get("bring") if isinstance(content, dict) else None
+    make = STATICS.get(name, {}).get(str(wanted))
+    if make is not None:
+        widget.send({"brought": wanted, "data": make()})
 
 
 def _known(name: str) -> None:

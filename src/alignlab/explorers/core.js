@@ -89,6 +89,21 @@ function invitation(host, data, otherwise) {
   return before && before.classList.contains("al-try") ? null : host.getAttribute("try") || data.try || otherwise;
 }
 
+/** Where this script came from. Data too large for a page stand beside it; empty where it came inline. */
+const HERE = (typeof document !== "undefined" && document.currentScript && document.currentScript.src) || "";
+
+/** Data too large for a page, once for all elements: from the classic script NAME.js beside this one, or from the kernel. */
+function bring(host, name) {
+  const kept = (globalThis.alignlabStatics ||= {});
+  if (kept[name]) return Promise.resolve(kept[name]);
+  if (host.bring) return host.bring(name).then((data) => (kept[name] = data));
+  return new Promise((resolve, reject) => {
+    const fail = () => reject(new Error(`${name}.js could not be loaded`));
+    if (!HERE) fail();
+    else document.head.append(h("script", { src: new URL(`${name}.js`, HERE).href, onload: () => (kept[name] ? resolve(kept[name]) : fail()), onerror: fail }));
+  });
+}
+
 let serial = 0;
 
 /**

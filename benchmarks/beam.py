@@ -1,0 +1,44 @@
+"""Beam search: alignlab.decoding.beam_search beside transformers' generate(num_beams=...), the same tokens."""
+
+import torch
+from measure import Comparison, alternate
+from torch import nn
+from transformers import GenerationConfig
+
+from alignlab.decoding import beam_search
+
+
+def compare(
+    name: str, model: nn.Module, prompts: list[list[int]], tokens: int, width: int, turns: int, target: float
+) -> Comparison:
+    """Both find `width` continuations of each prompt, of exactly `tokens` tokens, in float32.
+
+    ValueError where any token of any of them differs.
+    """
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    model.generation_config = GenerationConfig(
+        max_new_tokens=tokens, num_beams=width, num_return_sequences=width, do_sample=False, pad_token_id=0
+    )
+
+    def ours() -> list[list[int]]:
+        found = beam_search(model, prompts, tokens, width)
+        return [hypothesis.ids for hypotheses in found for hypothesis in hypotheses]
+
+    def theirs() -> list[list[int]]:
+        return model.generate(ids, attention_mask=mask)[:, longest:].tolist()
+
+    a, b = ours(), theirs()
+    if a != b:
+        different = sum(x != y for x, y in zip(a, b, strict=True))
+        raise ValueError(
+            f"{name}: {different} of {len(a)} hypotheses differ from transformers'; the times would not compare"
+        )
+    same = f"{len(a)} hypotheses identical"
+    return Comparison(
+        f"{name}, {len(prompts)} prompts, {width} beams, {tokens} new tokens",
+        *alternate(ours, theirs, turns),
+        target,
+        same,
+    )

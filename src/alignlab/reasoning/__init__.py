@@ -1,0 +1,1 @@
+"""Reasoning at test time: what can be done with several answers of one model."""
