@@ -33,6 +33,10 @@ KEY_PAGES = (
     HOME,
     DPO,
     *(f"book/ch03_dpo/{page}.html" for page in ("index", "core_idea", "preference_data", "practice", "beyond")),
+    *(
+        f"book/ch04_training_free/{page}.html"
+        for page in ("index", "prompting", "chain_of_thought", "decoding", "retrieval", "tools")
+    ),
     *(f"book/{page}.html" for page in ("outline_map", "glossary", "ch05_rl/core")),
 )
 FIRST_LOAD = 1_000_000  # bytes on the wire, gzipped, plotly left out

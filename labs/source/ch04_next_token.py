@@ -19,9 +19,9 @@
 #
 # - **You will** build repetition penalty, temperature, top-k, top-p and min-p in a few lines each; see how many
 #   tokens each leaves; sample real continuations; find out where decoding cannot help.
-# - **Time:** about 2 minutes on a CPU with two cores, less on a GPU.
+# - **Time:** about 3 minutes on a CPU with two cores, less on a GPU.
 #
-# **Sections:** 4.3.4
+# **Sections:** 4.3.1, 4.3.4
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["setup", "hide-input"]
 # @title Set-up: does nothing where AlignLab is installed; elsewhere it installs it, and leaves torch as it is
@@ -71,15 +71,17 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from alignlab import decoding, lab, models, text
+from alignlab import decoding, explorers, lab, models, text
 from alignlab.decoding import Sampling
 from alignlab.exercises import check
+from alignlab.explorers import tiny_weights
 from alignlab.explorers.columns import next_token_columns
+from alignlab.tasks import arithmetic
 
 run = lab.Lab("ch04_next_token")
 budget = run.budget(
-    full={"seeds": 3, "samples": 3, "new_tokens": 20, "operands": 9, "trials": 400},
-    quick={"seeds": 2, "samples": 1, "new_tokens": 4, "operands": 3, "trials": 20},
+    full={"seeds": 3, "samples": 3, "new_tokens": 20, "operands": 9, "trials": 400, "sums": 300},
+    quick={"seeds": 2, "samples": 1, "new_tokens": 4, "operands": 3, "trials": 20, "sums": 30},
 )
 model, tokenizer = models.load("small")
 device = next(model.parameters()).device
@@ -496,6 +498,62 @@ run.table(rows, ("Temperature", "3 (wrong)", "4 (right)"), caption="The first di
 confident = logits["digit"].softmax(-1)
 
 # %% [markdown]
+# ## A model small enough for a page
+#
+# `tiny` has 857,216 parameters and a small world: sums up to 99, a few facts, little scenes. Rounded to int8 it is small enough to run where you read,
+# with no kernel. What does the rounding change? The cell takes the very weights that the page computes with, in PyTorch, and asks both models sums
+# that neither saw in training.
+
+# %%
+plain, letters = models.load("tiny", "cpu")
+rounded, _ = models.load("tiny", "cpu")
+int8 = tiny_weights.dequantized(tiny_weights.weights())
+rounded.load_state_dict({name: torch.from_numpy(value) for name, value in int8.items()}, strict=False)
+two_digits = [p for p in arithmetic.problems("held-out") if p.operator == "+" and min(p.left, p.right) > 9]
+problems = two_digits[:: max(1, len(two_digits) // budget.sums)][: budget.sums]
+questions = [problem.questions[0] for problem in problems]
+
+
+def share_right(model, setting=decoding.GREEDY):
+    """Share of the sums that a model answers rightly."""
+    answers = decoding.answer(model, letters, questions, 20, setting, torch.Generator().manual_seed(0))
+    return sum(map(arithmetic.correct, problems, answers)) / len(problems)
+
+
+ids = torch.tensor([text.encode_prompt(letters, question) for question in questions])  # all of one length
+with torch.no_grad():
+    int8_gap = (plain(ids).logits - rounded(ids).logits).abs().max().item()
+int8_before, int8_after = share_right(plain), share_right(rounded)
+hot_sums = {
+    name: share_right(rounded, Sampling(temperature=2.0, **cut))
+    for name, cut in (("plain", {}), ("top_p", {"top_p": 0.9}), ("min_p", {"min_p": 0.1}))
+}
+print(f"logits move by at most {int8_gap:.2f}; right {int8_before:.1%} before rounding, {int8_after:.1%} after")
+print("at temperature 2:", {name: f"{share:.0%}" for name, share in hot_sums.items()})
+
+# %% [markdown]
+# Here truncation earns its keep: the model is nearly sure of each digit, and yet at temperature 2 hundreds of unlikely tokens together spoil most
+# answers. Cut them, and the sums come back. Try it below, on prompts of your own from its world.
+
+# %%
+run.explorer(
+    "tiny_live",
+    {
+        "model": "tiny, 857,216 parameters",
+        "prompts": [
+            {"title": "Question: 17 + 25", "kind": "chat", "text": "What is 17 + 25?"},
+            {"title": "Question: who are you", "kind": "chat", "text": "Who are you?"},
+            {"title": "Question: a colour", "kind": "chat", "text": "What colour is the raven?"},
+            {"title": "Question it does not know", "kind": "chat", "text": "Where does the zebra live?"},
+            {"title": "Text: a scene", "kind": "text", "text": "The old"},
+            {"title": "Text: an equation", "kind": "text", "text": "17 + 25 = "},
+            {"title": "Text: from nothing", "kind": "text", "text": "The"},
+        ],
+        "start": {"prompt": 4, "temperature": 1.0, "seed": 1},
+    },
+)
+
+# %% [markdown]
 # ## As one would at work
 #
 # `model.generate` does all of this in one call. One trap: if you leave `top_k` out and the model's own
@@ -548,6 +606,13 @@ run.result("surprise_model", band(cool)[0], format=".1f")
 run.result("greedy_right", greedy_right, format=".0%")
 run.result("sampled_right", exact, format=".0%")
 run.result("silently_kept", silently_kept)
+run.result("int8_gap", int8_gap, format=".2f")
+run.result("int8_right_before", int8_before, format=".1%")
+run.result("int8_right_after", int8_after, format=".1%")
+run.result("int8_sums", len(problems))
+run.result("int8_megabytes", len(explorers.statics("tiny_live")["tiny_weights.js"]) / 1e6, format=".1f")
+for name, part in hot_sums.items():
+    run.result(f"hot_sum_{name}", part, format=".0%")
 run.claim(
     "ours, alignlab's and transformers' probabilities agree to 1e-6", gap_library < 1e-6 and gap_transformers < 1e-6
 )
@@ -557,6 +622,13 @@ run.claim(
     min(nucleus.values()) == 1 and max(nucleus.values()) > 1000,
 )
 run.claim("at temperature 2, min-p 0.1 leaves under a tenth of what top-p 0.9 leaves", hot_min_p * 10 < hot_nucleus)
+run.claim(
+    "rounding tiny to int8 moves its share of right sums by at most a point", abs(int8_before - int8_after) <= 0.01
+)
+run.claim(
+    "at temperature 2 a cut brings most sums back",
+    hot_sums["plain"] < 0.6 and min(hot_sums["top_p"], hot_sums["min_p"]) > hot_sums["plain"] + 0.2,
+)
 run.claim("top-p before temperature keeps fewer tokens than after a temperature of 2", after < before)
 run.claim(
     "every seed: text at temperature 2 strays further than at 1, and min-p takes back more than half of it",

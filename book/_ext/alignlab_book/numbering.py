@@ -2,7 +2,8 @@
 
 A chapter's number is its place in the numbered part of _toc.yml, a page's number its place in the chapter; a heading in
 a page has a number if, and only if, it carries an outline target (sec-x-y-z). All other headings (a summary, a quiz, a
-further topic) stand without one, so that 3.3.1 is 3.3.1 whatever else the page holds.
+further topic) stand without one, so that 3.3.1 is 3.3.1 whatever else the page holds. A page below a section's
+page, for topics that it has no room for, has no number at all.
 """
 
 from __future__ import annotations
@@ -33,6 +34,18 @@ def numbered_pages(env: BuildEnvironment) -> dict[str, Number]:
             for section, child in enumerate(env.toctree_includes.get(document, []), start=1):
                 pages[child] = (chapter, section)
     return pages
+
+
+def topic_pages(env: BuildEnvironment) -> set[str]:
+    """Documents below a section's page: they hold further topics, and have no number."""
+    waiting = [child for document in numbered_pages(env) for child in env.toctree_includes.get(document, [])]
+    found: set[str] = set()
+    while waiting:
+        document = waiting.pop()
+        if document not in found and document not in numbered_pages(env):
+            found.add(document)
+            waiting += env.toctree_includes.get(document, [])
+    return found
 
 
 def collect(app: Sphinx, doctree: nodes.document) -> None:
@@ -66,6 +79,14 @@ def assign(app: Sphinx, env: BuildEnvironment) -> list[str]:
         env.titles[document]["secnumber"] = list(number)
         if previous.get(document) != numbers:
             previous[document] = numbers
+            changed.append(document)
+    for document in topic_pages(env):
+        for reference in env.tocs[document].findall(nodes.reference):
+            reference["secnumber"] = None
+        env.toc_secnumbers.pop(document, None)
+        env.titles[document].attributes.pop("secnumber", None)
+        if previous.get(document) != {}:
+            previous[document] = {}
             changed.append(document)
     return changed
 
