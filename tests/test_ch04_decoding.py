@@ -62,7 +62,13 @@ def test_the_order_of_steps_is_the_order_in_which_sampling_applies_them() -> Non
     logits = torch.tensor([[4.0, 3.0, 2.2, 1.9, 1.5, 0.5]], dtype=torch.float64)
     seen = torch.tensor([[0, 2, 0, 2]])
     sampling = decoding.Sampling(
-        temperature=2.5, top_k=5, top_p=0.75, min_p=0.3, repetition_penalty=1.4, frequency_penalty=0.2, no_repeat_ngram=2
+        temperature=2.5,
+        top_k=5,
+        top_p=0.75,
+        min_p=0.3,
+        repetition_penalty=1.4,
+        frequency_penalty=0.2,
+        no_repeat_ngram=2,
     )
     steps = [
         lambda x: decoding.occurrence_penalty(decoding.repetition_penalty(x, seen, 1.4), seen, 0.2, 0.0),

@@ -77,7 +77,7 @@ from alignlab.transformer import Transformer
 
 run = lab.Lab("ch04_prompting")
 budget = run.budget(
-    full=dict(items=100, draws=3, relabelled=2, orders=6, sums=100, extracted=100, naive=6, peer=24, timed=12, train=240, batch=12, steps=20, few_steps=8),
+    full=dict(items=100, draws=2, relabelled=1, orders=4, sums=100, extracted=100, naive=6, peer=24, timed=8, train=240, batch=12, steps=20, few_steps=8),
     quick=dict(items=4, draws=1, relabelled=1, orders=2, sums=3, extracted=3, naive=2, peer=2, timed=2, train=12, batch=4, steps=1, few_steps=1),
 )  # fmt: skip
 compute.seed(0)
@@ -206,12 +206,14 @@ print(
 
 
 BLANKS = ("N/A", "[MASK]", "")  # inputs without content
+scorer = copy.deepcopy(model).requires_grad_(False)  # the same model, for use under autocast only:
+compute.freeze_in_bfloat16(scorer)  # autocast rounds the weights anyway, and need not do it anew at every pass
 
 
 class Outcome:
     """What one prompt did on all held-out items of a task."""
 
-    def __init__(self, task, make, words=None, ids=None, using=model):
+    def __init__(self, task, make, words=None, ids=None, using=scorer):
         """make: a query's prompt. words: label words, the task's own if left out; or their tokens, ids."""
         ids = ids or label_ids(words or task.labels)
         prompts = [encode(make(query)) for query in [*(item.text for item in task.items), *BLANKS]]
@@ -437,7 +439,7 @@ WORKED = random.Random(1).sample([p for p in WORKED if p.family != OURS.family],
 def completions(prompts, new_tokens, stop=(NEWLINE,)):
     """What the model writes after each prompt, greedily, up to a stop token."""
     with compute.autocast():
-        answers = prompting.complete(model, [encode(prompt) for prompt in prompts], new_tokens, [*stop, tokenizer.eos_token_id])  # fmt: skip
+        answers = prompting.complete(scorer, [encode(prompt) for prompt in prompts], new_tokens, [*stop, tokenizer.eos_token_id])  # fmt: skip
     return [tokenizer.decode(answer) for answer in answers]
 
 
@@ -663,6 +665,7 @@ def tune(examples, steps, title):
     compute.seed(0)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
     adapted = get_peft_model(copy.deepcopy(model), config)
+    compute.freeze_in_bfloat16(adapted)
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
     rows = [text.join(encode(plain(REVIEWS, [], shown)), encode(f" {label}")) for shown, label in examples]
     draw, order, tokens, started = random.Random(0), [], 0, time.perf_counter()

@@ -190,7 +190,9 @@ function cotCost(host, root, data) {
       shown = trace1;
       lines.forEach((line, k) => {
         const chain = trace1.chains[k];
-        line.text.replaceChildren(...(chain ? coloured(chain[0], chain[1]) : []));
+        const [text, cost] = [h("code", null, chain ? coloured(chain[0], chain[1]) : []), h("span")]; // new nodes have not moved
+        line.root.replaceChildren(text, cost);
+        Object.assign(line, { text, cost });
         say(line.cost, chain ? `${chain[3] === trace1.value ? "✓" : "✗"} ${chain[2]} tok.` : "");
       });
     }

@@ -311,6 +311,8 @@ function tinyLive(host, root, data) {
         option.title = one ? `${percent(chanceOf(one))}` : "";
         option.replaceChildren(h("wbr"), ...(one ? tokenText(written(one.id)) : ["\u200b"])); // a line breaks between tokens, so that none moves
       }
+      if (one) option.removeAttribute("aria-label");
+      else option.setAttribute("aria-label", "nothing said yet");
       const selected = String(i === Math.max(0, place()));
       if (option.getAttribute("aria-selected") !== selected) option.setAttribute("aria-selected", selected);
     }
