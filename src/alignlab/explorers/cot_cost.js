@@ -191,8 +191,9 @@ function cotCost(host, root, data) {
       lines.forEach((line, k) => {
         const chain = trace1.chains[k];
         const [text, cost] = [h("code", null, chain ? coloured(chain[0], chain[1]) : []), h("span")]; // new nodes have not moved
-        line.root.replaceChildren(text, cost);
-        Object.assign(line, { text, cost });
+        const row = h("li", null, text, cost);
+        line.root.replaceWith(row);
+        Object.assign(line, { text, cost, root: row });
         say(line.cost, chain ? `${chain[3] === trace1.value ? "✓" : "✗"} ${chain[2]} tok.` : "");
       });
     }
