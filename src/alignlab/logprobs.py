@@ -18,8 +18,7 @@ def token_logprobs(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
     decoder = Transformer.view(model)
     targets, wanted = input_ids[:, 1:], response_mask[:, 1:].bool()
     states = decoder.hidden(input_ids, attention_mask)[:, :-1][wanted]  # (response tokens, hidden)
-    with torch.autocast(states.device.type, enabled=False):  # bfloat16 rounds a logit of 20 by up to 0.06 nats
-        values = selected_logprobs(decoder.lm_head(states.to(decoder.lm_head.weight.dtype)), targets[wanted])
+    values = selected_logprobs(output_logits(decoder, states), targets[wanted])
     return values.new_zeros(targets.shape).masked_scatter(wanted, values)
 
 
@@ -69,10 +68,15 @@ def pair_logprobs(
     rows, before, at, outputs = torch.tensor(picked, device=input_ids.device).T
     decoder = Transformer.view(model)
     states = decoder.hidden(ids, tree=tree.to(ids.device))[rows, before]
-    with torch.autocast(states.device.type, enabled=False):
-        values = selected_logprobs(decoder.lm_head(states.to(decoder.lm_head.weight.dtype)), ids[rows, at])
+    values = selected_logprobs(output_logits(decoder, states), ids[rows, at])
     chosen, rejected = values.new_zeros(2 * pairs).index_add(0, outputs, values).chunk(2)
     return chosen, rejected
+
+
+def output_logits(decoder: Transformer, states: Tensor) -> Tensor:
+    """Logits (..., V) of hidden states (..., hidden) in float32, computed in the output layer's own precision."""
+    with torch.autocast(states.device.type, enabled=False):  # bfloat16 rounds a logit of 20 by up to 0.06 nats
+        return decoder.lm_head(states.to(decoder.lm_head.weight.dtype)).float()
 
 
 def selected_logprobs(logits: Tensor, targets: Tensor) -> Tensor:

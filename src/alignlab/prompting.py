@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from alignlab.logprobs import output_logits
 from alignlab.text import Example, pad
 from alignlab.transformer import KVCache, Transformer
 
@@ -77,7 +78,7 @@ def complete(
             if step + 1 == max_new_tokens or not going.any():
                 break
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
-            logits = _logits(decoder, decoder.hidden(tokens[:, None], mask, cache)[:, -1])
+            logits = output_logits(decoder, decoder.hidden(tokens[:, None], mask, cache)[:, -1])
     return answers
 
 
@@ -110,13 +111,7 @@ def _read(
         last = mask.sum(-1) - 1
         mask = torch.cat([mask.new_ones(len(rows), shared), mask], 1)
         states = decoder.hidden(ids, mask, cache)[torch.arange(len(rows), device=device), last]  # (B, hidden)
-        yield rows, _logits(decoder, states), cache, mask
-
-
-def _logits(decoder: Transformer, states: Tensor) -> Tensor:
-    """(B, hidden) -> (B, V) in float32, even under autocast."""
-    with torch.autocast(states.device.type, enabled=False):
-        return decoder.lm_head(states.to(decoder.lm_head.weight.dtype)).float()
+        yield rows, output_logits(decoder, states), cache, mask
 
 
 def calibrate(logprobs: Tensor, content_free: Tensor) -> Tensor:

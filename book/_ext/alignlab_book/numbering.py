@@ -36,15 +36,13 @@ def numbered_pages(env: BuildEnvironment) -> dict[str, Number]:
     return pages
 
 
-def topic_pages(env: BuildEnvironment) -> set[str]:
+def topic_pages(env: BuildEnvironment, numbered: dict[str, Number]) -> set[str]:
     """Documents below a section's page: they hold further topics, and have no number."""
-    waiting = [child for document in numbered_pages(env) for child in env.toctree_includes.get(document, [])]
-    found: set[str] = set()
+    waiting, found = list(numbered), set[str]()
     while waiting:
-        document = waiting.pop()
-        if document not in found and document not in numbered_pages(env):
-            found.add(document)
-            waiting += env.toctree_includes.get(document, [])
+        new = set(env.toctree_includes.get(waiting.pop(), [])) - numbered.keys() - found
+        found |= new
+        waiting += new
     return found
 
 
@@ -65,7 +63,8 @@ def assign(app: Sphinx, env: BuildEnvironment) -> list[str]:
     headings = store(env, "headings")
     previous = store(env, "numbers")
     changed = []
-    for document, number in numbered_pages(env).items():
+    numbered = numbered_pages(env)
+    for document, number in numbered.items():
         numbers: dict[str, Number | None] = {"": number}
         for anchor, claimed in headings.get(document, {}).items():
             if anchor and claimed[: len(number)] == number:
@@ -80,7 +79,7 @@ def assign(app: Sphinx, env: BuildEnvironment) -> list[str]:
         if previous.get(document) != numbers:
             previous[document] = numbers
             changed.append(document)
-    for document in topic_pages(env):
+    for document in topic_pages(env, numbered):
         for reference in env.tocs[document].findall(nodes.reference):
             reference["secnumber"] = None
         env.toc_secnumbers.pop(document, None)
