@@ -22,7 +22,11 @@ from alignlab.decoding.speculative import (  # noqa: E402
     residual,
 )
 
-PAGE = re.sub(r"\s+", " ", (BOOK / "ch04_training_free" / "_fast.md").read_text(encoding="utf-8"))
+PAGE = re.sub(
+    r"\s+",
+    " ",
+    "".join((BOOK / "ch04_training_free" / name).read_text(encoding="utf-8") for name in ("_fast.md", "_medusa.md")),
+)
 
 
 def says(text: str) -> None:

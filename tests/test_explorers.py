@@ -385,7 +385,7 @@ def retrieval_data() -> dict[str, Any]:
                 "kind": kind,
                 "x": places[dense[0], 0].item(),
                 "y": places[dense[0], 1].item(),
-                "answers": [] if kind == "none" else [dense[n % 4], bm25[1]],
+                "answers": [] if kind == "none" or n == 5 else [dense[n % 4], bm25[1]],  # 5: the cutting went through it
                 "dense": [[chunk, 0.7 - 0.05 * rank - 0.04 * n] for rank, chunk in enumerate(dense)],
                 "bm25": [[chunk, 12.0 - rank] for rank, chunk in enumerate(bm25)] if n != 5 else [],
             }
@@ -1471,6 +1471,8 @@ def test_a_question_shows_what_the_chosen_search_finds_and_whether_it_is_refused
             assert [text.split(" says")[0] for text in shown[: len(hits)]] == [f"Chunk {chunk}" for chunk, _ in hits]
         answered = element.locator(".verdict").inner_text().startswith("Answered")
         assert answered == (query["dense"][0][1] >= data["threshold"])
+        tiles = element.locator(".figures").all_inner_texts()
+        assert any("cut through" in text for text in tiles) == (query["kind"] != "none" and not query["answers"])
     set_to(refuse, 40)
     assert element.locator(".verdict").inner_text().startswith("Refused")
     set_to(k, 0)

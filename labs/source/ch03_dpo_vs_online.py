@@ -136,7 +136,7 @@ def values_of(reward):
 
 
 def optimum(values, beta):
-    """The closed-form optimum pi* = pi_ref exp(r / beta) / Z: its KL, reward and objective, and KL(pi_ref || pi*)."""
+    """The closed-form optimum pi* = pi_ref exp(r / beta) / Z: its KL, reward and objective."""
     broken = (1 - reference_logps.exp().sum(-1, keepdim=True)).clamp_min(1e-12).log()
     logps = torch.cat([reference_logps, broken], -1)  # (prompts, 1101): "broken" is one more outcome
     rewards = torch.cat([values, values.new_tensor([scenes.BROKEN])])
@@ -144,8 +144,7 @@ def optimum(values, beta):
     best = logps + rewards / beta - log_z
     kl, reward = (best.exp() * (best - logps)).sum(-1), best.exp() @ rewards
     return {
-        "kl": kl.mean().item(), "reward": reward.mean().item(), "objective": beta * log_z.mean().item(),
-        "from_reference": (logps.exp() * (logps - best)).sum(-1).mean().item(), "logps": best,
+        "kl": kl.mean().item(), "reward": reward.mean().item(), "objective": beta * log_z.mean().item(), "logps": best
     }  # fmt: skip
 
 
@@ -179,7 +178,7 @@ print(
 # policy gradient with the KL penalty have the same $\pi^*$, so the gap is a fair score for both.
 
 # %%
-print(f"gap of the reference {before['gap']:.4f}, beta KL(pi_ref || pi*) {BETA * best['from_reference']:.4f}")
+print(f"gap of the reference {before['gap']:.4f}, beta KL(pi_ref || pi*) {BETA * before['to_best']:.4f}")
 
 # %% [markdown]
 # ## DPO's gradient, token by token

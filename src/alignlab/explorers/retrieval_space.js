@@ -134,15 +134,15 @@ function retrievalSpace(host, root, data) {
       say(card.what, n < top.length ? (snippets.get(chunk) || { text: "" }).text : "This search finds no more.");
     });
     const ranks = Object.fromEntries(["dense", "bm25", "hybrid"].map((by) => [by, firstRank(ranked(query, by), query.answers)]));
-    const none = query.kind === "none";
-    for (const by of ["dense", "bm25", "hybrid"]) tiles[by].value(none ? "none here" : written(ranks[by]));
+    const none = query.kind === "none", cut = !none && !query.answers.length; // cut: no chunk holds the evidence whole
+    for (const by of ["dense", "bm25", "hybrid"]) tiles[by].value(none ? "none here" : cut ? "cut through" : written(ranks[by]));
     const best = query.dense.length ? query.dense[0][1] : 0;
     tiles.cosine.value(fixed(best, 2));
     const silent = best < threshold;
     verdict.classList.toggle("bad", silent !== none);
     say(verdict, silent
       ? `Refused: the best cosine, ${fixed(best, 2)}, is below ${fixed(threshold, 2)}. ${none ? "Rightly so; the book does not say." : "Wrongly so; the book has the answer."}`
-      : `Answered: the best cosine, ${fixed(best, 2)}, reaches ${fixed(threshold, 2)}. ${none ? "Wrongly so; nothing here holds the answer, and a model would make one up." : ranks[mode] && ranks[mode] <= SHOWN ? "The model would read the answer." : "But the model would not get to read the answer."}`);
+      : `Answered: the best cosine, ${fixed(best, 2)}, reaches ${fixed(threshold, 2)}. ${none ? "Wrongly so; nothing here holds the answer, and a model would make one up." : ranks[mode] && ranks[mode] <= SHOWN ? "The model would read the answer." : cut ? "But the cutting went through the answer: no chunk holds it whole." : "But the model would not get to read the answer."}`);
     say(title, `Map of the chunks. ${query.text} First found: ${top.map(([chunk]) => titled(chunk)).join("; ")}.`);
     host.dispatchEvent(new CustomEvent("alignlab-update", { detail: { milliseconds: performance.now() - began, at, mode, k, ranking, ranks, silent } }));
   }

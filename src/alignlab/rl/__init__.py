@@ -1,0 +1,1 @@
+"""Reinforcement learning: environments, finite decision processes, and the classical algorithms, one module each."""
