@@ -1,7 +1,6 @@
 """Beam search: alignlab.decoding.beam_search beside transformers' generate(num_beams=...), the same tokens."""
 
-import torch
-from measure import Comparison, alternate
+from measure import Comparison, alternate, padded
 from torch import nn
 from transformers import GenerationConfig
 
@@ -15,9 +14,7 @@ def compare(
 
     ValueError where any token of any of them differs.
     """
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids, mask = padded(prompts)
     model.generation_config = GenerationConfig(
         max_new_tokens=tokens, num_beams=width, num_return_sequences=width, do_sample=False, pad_token_id=0
     )
@@ -27,7 +24,7 @@ def compare(
         return [hypothesis.ids for hypotheses in found for hypothesis in hypotheses]
 
     def theirs() -> list[list[int]]:
-        return model.generate(ids, attention_mask=mask)[:, longest:].tolist()
+        return model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
 
     a, b = ours(), theirs()
     if a != b:

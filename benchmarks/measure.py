@@ -74,6 +74,14 @@ def alternate(ours: Callable[[], object], theirs: Callable[[], object], turns: i
     return times
 
 
+def padded(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as transformers' generate takes them: ids and mask, (B, T) each, padded on the left with 0."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask
+
+
 def timed(run: Callable[[], object]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()

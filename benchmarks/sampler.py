@@ -1,7 +1,6 @@
 """Greedy generation: alignlab.decoding.generate beside transformers' generate, the same tokens from both."""
 
-import torch
-from measure import Comparison, alternate
+from measure import Comparison, alternate, padded
 from torch import nn
 from transformers import GenerationConfig
 
@@ -12,16 +11,14 @@ def compare(
     name: str, model: nn.Module, prompts: list[list[int]], tokens: int, turns: int, target: float
 ) -> Comparison:
     """Both continue the prompts by exactly `tokens` tokens, in float32. ValueError where any token differs."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids, mask = padded(prompts)
     model.generation_config = GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=0)
 
     def ours() -> list[list[int]]:
         return [completion.ids for completion in decoding.generate(model, prompts, tokens)]
 
     def theirs() -> list[list[int]]:
-        return model.generate(ids, attention_mask=mask)[:, longest:].tolist()
+        return model.generate(ids, attention_mask=mask)[:, ids.shape[1] :].tolist()
 
     a, b = ours(), theirs()
     if a != b:
