@@ -87,7 +87,11 @@ def theirs(seed: int, steps: int, goal: float, marks: Sequence[int]) -> Course:
 
 
 def compare(
-    name: str, seeds: int = 5, steps: int = 200_000, marks: Sequence[int] = (50_000, 100_000), target: float = 2.0
+    name: str,
+    seeds: int = 5,
+    steps: int = 120_000,
+    marks: Sequence[int] = (25_000, 50_000, 100_000),
+    target: float = 2.0,
 ) -> Comparison:
     """Seconds to a mean return of 475, seed by seed, and whether ours earned as much at equal environment steps.
 

@@ -1,7 +1,7 @@
 """DQN on CartPole beside stable-baselines3's: the same seeds and environment steps, one seed after another.
 
-Ours runs with its defaults; theirs with the hyperparameters that its own zoo tuned for this task. What both reached is
-judged by the same greedy episodes, outside the time that is measured.
+Ours runs with its defaults and 3-step targets; theirs with the hyperparameters that its own zoo tuned for this task.
+What both reached is judged by the same greedy episodes, outside the time that is measured.
 """
 
 import statistics
@@ -67,7 +67,7 @@ def ours(seed: int, steps: int, look: int, episodes: int) -> Run:
         if now.step % look == 0:
             run.look(dqn.greedy(now.networks), episodes)
 
-    dqn.train(TASK, 1, seed, dqn.Config(steps=steps), watch)
+    dqn.train(TASK, 1, seed, dqn.Config(steps=steps, n=3), watch)
     return run
 
 

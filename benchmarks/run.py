@@ -12,8 +12,10 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import actor_critic
 import beam
 import dpo
+import dqn
 import family
 import in_page
 import retrieval
@@ -27,7 +29,7 @@ from transformers.utils import logging
 from alignlab import models, text
 from alignlab.decoding.structured import Vocabulary
 
-PARTS = ["sampler", "beam", "masks", "retrieval", "dpo", "memory", "page"]
+PARTS = ["sampler", "beam", "masks", "retrieval", "dpo", "agents", "memory", "page"]
 RESULTS = Path(__file__).parent / "RESULTS.md"
 QUESTIONS = """Who are you? | What is the capital of France? | What is 17 + 25? | Name three colours of a flag.
 Why is the sky blue? | How do bees make honey? | What is a triangle? | Tell me about the sea."""
@@ -44,6 +46,7 @@ def main() -> int:
     comparisons: list[Comparison] = []
     for part, measured in {
         "sampler": samplers, "beam": beams, "masks": masks, "retrieval": searches, "dpo": trainers,
+        "agents": agents,
     }.items():  # fmt: skip
         if part in parts:
             comparisons += measured(options.smoke)
@@ -136,6 +139,16 @@ def trainers(smoke: bool) -> list[Comparison]:
     return [dpo.compare(base, tokenizer, 10, setting, target) for setting, target in targets.items()] + [
         family.compare(base, tokenizer, 7, name, target=1.0) for name in family.METHODS
     ]
+
+
+def agents(smoke: bool) -> list[Comparison]:
+    """DQN and actor-critic to a mean return of 475 on CartPole, beside stable-baselines3's, five seeds each."""
+    if smoke:
+        return [
+            dqn.compare("DQN, toy", seeds=1, steps=300, look=150, episodes=2, target=0.0),
+            actor_critic.compare("actor-critic, toy", seeds=1, steps=400, marks=(200,), target=0.0),
+        ]
+    return [dqn.compare("DQN to 475 on CartPole"), actor_critic.compare("actor-critic to 475 on CartPole")]
 
 
 def toy(vocabulary: int) -> tuple[PreTrainedModel, None]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from alignlab import decoding, explorers, palette
 from alignlab.decoding import Beams, Sampling
 from alignlab.decoding.beam import Candidate
 from alignlab.decoding.speculative import LookupDraft, ModelDraft, expected_tokens, skip_layers, speculative
+from alignlab.explorers import algorithms
 from alignlab.explorers.columns import next_token_columns
 from alignlab.losses.preference import (
     PairLogps,
@@ -31,6 +33,9 @@ from alignlab.losses.preference import (
     simpo_loss,
 )
 from alignlab.retrieval import reciprocal_rank_fusion
+from alignlab.rl import bandits, distributional, tabular
+from alignlab.rl import mdp as finite
+from alignlab.rl.gridworld import MAPS, GridWorld
 from alignlab.transformer import Config, Transformer
 
 if TYPE_CHECKING:
@@ -385,7 +390,9 @@ def retrieval_data() -> dict[str, Any]:
                 "kind": kind,
                 "x": places[dense[0], 0].item(),
                 "y": places[dense[0], 1].item(),
-                "answers": [] if kind == "none" or n == 5 else [dense[n % 4], bm25[1]],  # 5: the cutting went through it
+                "answers": []
+                if kind == "none" or n == 5
+                else [dense[n % 4], bm25[1]],  # 5: the cutting went through it
                 "dense": [[chunk, 0.7 - 0.05 * rank - 0.04 * n] for rank, chunk in enumerate(dense)],
                 "bm25": [[chunk, 12.0 - rank] for rank, chunk in enumerate(bm25)] if n != 5 else [],
             }
@@ -513,18 +520,116 @@ def grammar_data() -> dict[str, Any]:
     return {"model": "made up", "vocabulary": 40, "scenes": scenes, "try": "Step on."}
 
 
+def bandit_data() -> dict[str, Any]:
+    """Two small worlds, their mean regrets from a few games of the library."""
+    ticks, worlds = [1, 3, 10, 30, 100, 300, 1000], []
+    for title, means in (("Two arms", [0.3, 0.6]), ("Five arms", [0.9, 0.2, 0.5, 0.55, 0.1])):
+
+        def curve(rule: bandits.Rule, means: list[float] = means) -> list[float]:
+            games = bandits.regret(means, bandits.play(means, rule, 1000, 3).actions).mean(0)
+            return [float(games[t - 1]) for t in ticks]
+
+        worlds.append(
+            {
+                "title": title,
+                "names": [f"arm {k + 1}" for k in range(len(means))],
+                "means": means,
+                "slope": bandits.lai_robbins(means),
+                "ticks": ticks,
+                "epsilon": [{"at": e, "regret": curve(bandits.epsilon_greedy(e))} for e in (0.0, 0.1, 1.0)],
+                "c": [{"at": c, "regret": curve(bandits.ucb(c))} for c in (0.2, 0.5, 2.0)],
+                "thompson": curve(bandits.thompson(0)),
+            }
+        )
+    return {"worlds": worlds, "games": 3, "start": {"epsilon": 0.1, "c": 2.0, "pulls": 200, "seed": 1}}
+
+
+def policy_field_data() -> dict[str, Any]:
+    """Two places; in the second staying is worth twice as much, and few episodes begin there."""
+    rewards, start = [[1.0, 0.0], [2.0, 0.0]], [0.8, 0.2]
+    return {"gamma": 0.9, "start": start, "rewards": rewards, "places": ["A", "B"], "p": [0.8, 0.1]}
+
+
+def gridworld_data() -> dict[str, Any]:
+    """The library's maps and rewards, as the lab gives them."""
+    world = GridWorld("textbook")
+    maps = [{"name": name, "lines": list(MAPS[name])} for name in ("textbook", "bridge", "cliff", "rooms")]
+    rewards = {"step": world.step_reward, "goal": world.goal, "pit": world.pit, "cliff": world.cliff}
+    return {"maps": maps, "slip": world.slip, "gamma": 0.95, **rewards, "try": "Sweep."}
+
+
+def td_weights_data() -> dict[str, Any]:
+    """A walk of 24 steps over nineteen cells, and moments that a made-up table would have."""
+    states, turns = [10], torch.randint(2, (200,), generator=torch.Generator().manual_seed(5)).tolist()
+    while 0 < states[-1] < 20 and len(states) < 25:
+        states.append(states[-1] + 2 * turns[len(states)] - 1)
+    states[-1] = states[-2]  # where the walk was cut for this sample, its end is a state like any other
+    rewards = [0.0] * (len(states) - 2) + [1.0]
+    values = [0.0] + [0.7 * (k - 10) / 10 for k in range(1, 20)] + [0.0]
+    truth = [0.0] + [(k - 10) / 10 for k in range(1, 20)] + [0.0]
+    lambdas = [{"lam": k / 20, "bias2": 0.1 * (1 - k / 20), "variance": 0.02 + 0.5 * (k / 20) ** 6} for k in range(21)]
+    steps = [{"n": n, "bias2": 0.1 / n, "variance": 0.02 * n**0.8} for n in range(1, 65)]
+    walk = {"states": states, "rewards": rewards, "values": values, "truth": truth}
+    return {"walk": walk, "lambdas": lambdas, "steps": steps, "try": "Raise lambda."}
+
+
+def return_distribution_data() -> dict[str, Any]:
+    """Exact distributions in a world with a bridge, and beliefs that come nearer to them step by step."""
+    lines, low, high, atoms = (".....", ".###.", "S...G", "#XXX#"), -1.6, 1.0, 51
+    world = GridWorld(lines, slip=0.1, step_reward=-0.04)
+    mdp = world.mdp(0.99)
+    exact = distributional.return_distributions(mdp, finite.policy_iteration(mdp).policy)
+    support, steps, places = torch.linspace(low, high, atoms, dtype=torch.float64), [0, 50, 400, 3000], []
+    for name, cell, actions in (
+        ("S, the start", (2, 0), ((1, "right"), (0, "up"))),
+        ("above", (0, 0), ((1, "right"),)),
+    ):
+        entries = []
+        for action, words in actions:
+            z = exact[world.number[cell]][action]
+            projected = (1 - (z.values[None] - support[:, None]).abs() / (support[1] - support[0])).clamp(
+                0, 1
+            ) @ z.probs
+            shares = [k / (len(steps) - 1) for k in range(len(steps))]
+            entries.append(
+                {
+                    "name": words,
+                    "exact": {"values": z.values.tolist(), "probs": z.probs.tolist()},
+                    "C51": [(share * projected + (1 - share) / atoms).tolist() for share in shares],
+                    "QR-DQN": [(share * distributional.quantiles(z, 32)).tolist() for share in shares],
+                    "DQN": [share * z.mean() for share in shares],
+                }
+            )
+        places.append({"name": name, "cell": list(cell), "actions": entries})
+    return {
+        "map": list(lines),
+        "low": low,
+        "high": high,
+        "atoms": atoms,
+        "steps": steps,
+        "gamma": 0.99,
+        "places": places,
+    }
+
+
 DATA: dict[str, Callable[[], dict[str, Any]]] = {
+    "algorithm_map": algorithms.data,
+    "bandit_race": bandit_data,
     "beam_tree": beam_tree_data,
     "cot_cost": cot_data,
     "decoding": decoding_data,
     "dpo": dpo_data,
     "grammar_mask": grammar_data,
+    "gridworld": gridworld_data,
     "overoptimization": overoptimization_data,
+    "policy_field": policy_field_data,
     "preference_funnel": funnel_data,
     "preference_losses": losses_data,
     "speculative": speculative_data,
+    "td_weights": td_weights_data,
     "tiny_live": tiny_data,
     "retrieval_space": retrieval_data,
+    "return_distribution": return_distribution_data,
 }
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SHIFTS = """window.shifts = 0;
@@ -1096,6 +1201,63 @@ def test_the_texts_of_a_stage_can_be_read_page_by_page(opened: Callable[..., Ope
 
 
 @browser_test
+def test_distance_tail_and_mean_of_a_return_distribution_are_the_librarys(opened: Callable[..., Opened]) -> None:
+    page, data = opened("return_distribution").page, return_distribution_data()
+    action = data["places"][0]["actions"][0]
+    truth = distributional.distribution(torch.tensor(action["exact"]["values"]), torch.tensor(action["exact"]["probs"]))
+    for agent in ("DQN", "C51", "QR-DQN"):
+        for k in (1, 3):
+            got = page.evaluate(
+                """([data, agent, k]) => {
+                  const E = customElements.get('alignlab-return_distribution');
+                  const action = data.places[0].actions[0];
+                  const z = E.belief(data, action, agent, k);
+                  return [E.mean(z), E.wasserstein(z, action.exact), E.cvar(z, 0.1), E.cvar(z, 0.55), E.cdf(z, 0.3)];
+                }""",
+                [data, agent, k],
+            )
+            out = torch.tensor(action[agent][k], dtype=torch.float64)
+            values = torch.linspace(-1.6, 1.0, 51, dtype=torch.float64) if agent == "C51" else out
+            z = distributional.distribution(values, out / out.sum() if agent == "C51" else None)
+            tails = [distributional.cvar(z, share) for share in (0.1, 0.55)]
+            want = [z.mean(), distributional.wasserstein(z, truth), *tails, z.below(0.3)]
+            assert got == pytest.approx(want, abs=1e-6)
+
+
+@browser_test
+def test_step_agent_and_action_pick_the_distribution_that_is_shown(opened: Callable[..., Opened]) -> None:
+    page, data = opened("return_distribution").page, return_distribution_data()
+    element = page.locator("alignlab-return_distribution")
+    mean = element.locator(".figure b").first
+
+    def said(value: float) -> str:
+        return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+    first, second = data["places"][0]["actions"]
+    element.get_by_role("button", name="DQN", exact=True).click()
+    assert mean.text_content() == said(first["DQN"][3])
+    element.get_by_role("button", name="up", exact=True).click()
+    assert mean.text_content() == said(second["DQN"][3])
+    element.get_by_label("Updates").evaluate("e => { e.value = 1; e.dispatchEvent(new Event('input')); }")
+    assert mean.text_content() == said(second["DQN"][1])
+    element.get_by_label("Where").select_option("above")
+    assert mean.text_content() == said(data["places"][1]["actions"][0]["DQN"][1])
+    element.get_by_role("button", name="cumulative").click()
+    assert element.locator(".believed-line").get_attribute("d")
+
+
+@browser_test
+def test_the_worst_share_of_one_is_the_mean(opened: Callable[..., Opened]) -> None:
+    element = opened("return_distribution").page.locator("alignlab-return_distribution")
+    share = element.get_by_label("Worst share")
+    share.evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input')); }")
+    figures = element.locator(".figure b").all_text_contents()
+    assert figures[0] == figures[1]
+    share.evaluate("e => { e.value = 0; e.dispatchEvent(new Event('input')); }")
+    assert element.locator(".figure b").all_text_contents()[1] != figures[0]
+
+
+@browser_test
 def test_the_frontier_is_read_between_its_points_and_a_run_at_its_last_saved_step(
     opened: Callable[..., Opened],
 ) -> None:
@@ -1202,6 +1364,134 @@ def test_the_chains_that_vote_are_those_that_are_counted(opened: Callable[..., O
     assert element.locator(".question").text_content() == trace["question"]
     element.get_by_role("button", name="8 terms").click()
     assert element.locator(".question").text_content() == data["groups"][1]["traces"][3]["question"]
+
+
+def mulberry32(seed: int) -> Iterator[float]:
+    """The generator of core.js, by its definition: 32-bit numbers, in [0, 1)."""
+    a, mask = seed, 0xFFFFFFFF
+    while True:
+        a = (a + 0x6D2B79F5) & mask
+        t = ((a ^ (a >> 15)) * (a | 1)) & mask
+        t ^= (t + (((t ^ (t >> 7)) * (t | 61)) & mask)) & mask
+        yield ((t ^ (t >> 14)) & mask) / 2**32
+
+
+@browser_test
+def test_the_rules_of_the_race_have_the_librarys_probabilities(opened: Callable[..., Opened]) -> None:
+    page = opened("bandit_race").page
+    draw = np.random.default_rng(0)
+    for rule, knobs, make in (
+        ("epsilonGreedy", (0.0, 0.1, 1.0), bandits.epsilon_greedy),
+        ("ucb", (0.2, 2.0), bandits.ucb),
+    ):
+        for knob in knobs:
+            counts = draw.integers(0, 4, (12, 4)).astype(float)  # small numbers: ties, and arms never pulled
+            sums = np.floor(draw.random((12, 4)) * (counts + 1))
+            got = page.evaluate(
+                f"""([counts, sums, knob]) => counts.map((n, k) =>
+                  customElements.get("alignlab-bandit_race").{rule}(n, sums[k], n.reduce((a, b) => a + b), knob))""",
+                [counts.tolist(), sums.tolist(), knob],
+            )
+            want = [make(knob)(n[None], s[None], int(n.sum()))[0] for n, s in zip(counts, sums, strict=True)]
+            assert np.array(got) == pytest.approx(np.array(want), abs=1e-12)
+
+
+@browser_test
+def test_a_game_of_the_race_is_the_librarys_on_the_same_payments(opened: Callable[..., Opened]) -> None:
+    """UCB breaks no ties by chance once all arms are pulled: from there on both must pull the same arms."""
+    means, pulls, seed = [0.3, 0.62, 0.5], 400, 5
+    got = opened("bandit_race").page.evaluate(
+        """([means, pulls, seed]) => {
+          const one = customElements.get("alignlab-bandit_race").game(means, "c", 0.31, pulls, seed);
+          return [one.actions, one.paid, one.regret].map((list) => Array.from(list));
+        }""",
+        [means, pulls, seed],
+    )
+    luck = mulberry32(seed)
+    draws = [next(luck) for _ in range(pulls)]
+    paid = np.array([[float(u < p) for p in means] for u in draws])
+    first = iter(got[0][:3])
+
+    def rule(counts: bandits.Array, sums: bandits.Array, t: int) -> bandits.Array:
+        if t < 3:
+            return np.eye(3)[[next(first)]]
+        return np.eye(3)[bandits.ucb_index(counts, sums, t, 0.31).argmax(-1)]
+
+    game = bandits.play(means, rule, pulls, 1, paid=paid[None])
+    assert sorted(got[0][:3]) == [0, 1, 2]
+    assert got[0] == game.actions[0].tolist()
+    assert got[1] == game.rewards[0].tolist()
+    assert got[2] == pytest.approx(bandits.regret(means, game.actions)[0].tolist())
+
+
+@browser_test
+def test_the_races_beta_has_the_moments_of_a_beta(opened: Callable[..., Opened]) -> None:
+    page = opened("bandit_race").page
+    for a, b in ((1, 1), (4, 2), (30, 90)):
+        draws = page.evaluate(
+            """([a, b]) => {
+              const E = customElements.get("alignlab-bandit_race");
+              const random = E.seeded(1);
+              return Array.from({ length: 20000 }, () => E.beta(random, a, b));
+            }""",
+            [a, b],
+        )
+        variance = a * b / ((a + b) ** 2 * (a + b + 1))
+        assert np.mean(draws) == pytest.approx(a / (a + b), abs=4 * (variance / 20000) ** 0.5)
+        assert np.var(draws) == pytest.approx(variance, rel=0.05)
+
+
+@browser_test
+def test_the_race_shows_what_its_players_did(opened: Callable[..., Opened]) -> None:
+    page, data = opened("bandit_race").page, bandit_data()
+    element = page.locator("alignlab-bandit_race")
+    element.get_by_label("Arms").select_option("1")
+    element.get_by_label("Pulls so far").evaluate("e => { e.value = 0; e.dispatchEvent(new Event('input')); }")
+    assert [t for t in element.locator(".arms.epsilon text").all_text_contents() if t.isdigit()].count("1") == 1
+    element.get_by_label("Pulls so far").evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input')); }")
+    for key in ("epsilon", "c", "thompson"):
+        shown = element.locator(f".arms.{key} text").all_text_contents()
+        pulls = [int(text.replace(",", "")) for text in shown if text.replace(",", "").isdigit()]
+        assert sum(pulls) == 1000 and len(pulls) == 5
+        lost = sum(n * (0.9 - p) for n, p in zip(pulls, data["worlds"][1]["means"], strict=True))
+        place = ("epsilon", "c", "thompson").index(key)
+        figure = float((element.locator(".figure b").nth(place).text_content() or "").replace(",", ""))
+        assert figure == pytest.approx(lost, abs=0.51)
+
+
+@browser_test
+def test_filters_of_the_map_leave_what_they_say(opened: Callable[..., Opened]) -> None:
+    page = opened("algorithm_map").page
+    element = page.locator("alignlab-algorithm_map")
+    element.get_by_label("From whose data").select_option("off")
+    element.get_by_label("Actions").select_option("continuous")
+    element.get_by_label("Up to the year").evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input')); }")
+    want = {one.name for one in algorithms.ALGORITHMS if one.data == "off" and one.actions in ("continuous", "both")}
+    assert set(element.locator(".chip:not(:disabled)").all_text_contents()) - {"Show all"} == want
+    assert (element.locator(".verdict").text_content() or "").startswith(f"{len(want)} of ")
+    element.get_by_role("button", name="Show all").click()
+    assert element.locator(".chip:not(:disabled)").count() == len(algorithms.ALGORITHMS) + 1
+    element.get_by_role("button", name="SAC", exact=True).click()
+    assert (element.locator(".named").text_content() or "").startswith("SAC 2018")
+    kin = page.evaluate(
+        "() => { const e = document.querySelector('alignlab-algorithm_map');"
+        " return [...e.constructor.relatives(e.data.algorithms, 'QMIX')]; }"
+    )
+    assert set(kin) == {"QMIX", "VDN", "DQN", "Q-learning", "TD(λ)", "Value iteration"}
+
+
+@browser_test
+def test_the_map_leads_to_the_sections_of_the_book(opened: Callable[..., Opened]) -> None:
+    page = opened("algorithm_map").page
+    element = page.locator("alignlab-algorithm_map")
+    assert element.locator(".card-of a").count() == 0  # on a page of its own there is no book to lead to
+    page.evaluate("document.documentElement.dataset.content_root = '../../'")
+    page.evaluate(
+        "() => { const e = document.createElement('alignlab-algorithm_map');"
+        " e.data = document.querySelector('alignlab-algorithm_map').data; e.id = 'second'; document.body.append(e); }"
+    )
+    link = page.locator("#second .card-of a")
+    assert link.get_attribute("href") == "../../book/ch06_policy_optimization/grpo.html#sec-6-4-1"
 
 
 @browser_test
@@ -1569,3 +1859,232 @@ def test_a_step_on_writes_the_taken_token_and_the_penalty_lets_forbidden_ones_th
     element.get_by_label("Answer", exact=True).select_option("1")
     element.get_by_role("button", name="To the end").click()
     assert element.locator(".context .piece").count() == 1
+
+
+@browser_test
+def test_the_field_of_gradients_equals_the_librarys_and_its_estimates_are_unbiased(
+    opened: Callable[..., Opened],
+) -> None:
+    from alignlab.rl.mdp import FiniteMDP, q_from_v, values
+    from alignlab.rl.policy_gradient import softmax_gradient
+
+    page, data = opened("policy_field").page, policy_field_data()
+    stay, go = torch.eye(2), torch.eye(2).flip(0)
+    for gamma in (0.5, 0.9):
+        mdp = FiniteMDP(
+            torch.stack([stay, go], 1),
+            torch.tensor(data["rewards"]),
+            gamma,
+            torch.tensor(data["start"]),
+            torch.zeros(2, dtype=torch.bool),
+        )
+        for p in ([0.8, 0.1], [0.35, 0.9]):
+            got = page.evaluate(
+                "([d, p, g]) => customElements.get('alignlab-policy_field').solve(d, p, g)", [data, p, gamma]
+            )
+            share = torch.tensor(p, dtype=torch.float64)
+            logits = torch.stack([share.logit(), torch.zeros(2, dtype=torch.float64)], 1)
+            v = values(mdp, logits.softmax(-1))
+            q = q_from_v(mdp, v)
+            assert got["J"] == pytest.approx((mdp.start @ v).item())
+            assert got["V"] == pytest.approx(v.tolist())
+            assert got["natural"] == pytest.approx((q[:, 0] - q[:, 1]).tolist())
+            assert got["plain"] == pytest.approx(softmax_gradient(mdp, logits)[:, 0].tolist())
+            for baseline in ([0, 0], got["V"]):
+                drawn = page.evaluate(
+                    """([d, p, g, b]) => {
+                      const E = customElements.get('alignlab-policy_field');
+                      const random = E.mulberry32(5);
+                      return Array.from({ length: 400 }, () => E.estimate(d, p, g, 50, b, random));
+                    }""",
+                    [data, p, gamma, baseline],
+                )
+                sampled = torch.tensor(drawn, dtype=torch.float64)[:, :2]
+                within = 4.5 * sampled.std(0) / 400**0.5
+                assert ((sampled.mean(0) - torch.tensor(got["plain"])).abs() < within).all()
+
+
+@browser_test
+def test_a_baseline_shrinks_the_cloud_and_the_natural_gradient_leaves_the_plateau(
+    opened: Callable[..., Opened],
+) -> None:
+    page = opened("policy_field").page
+    element = page.locator("alignlab-policy_field")
+    page.evaluate(
+        "document.querySelector('alignlab-policy_field')"
+        ".addEventListener('alignlab-update', e => { window.last = e.detail; })"
+    )
+    element.get_by_role("button", name="New episodes").click()
+    wide = page.evaluate("window.last.spread")
+    assert page.evaluate("window.last.paths.plain.steps > 3 * window.last.paths.natural.steps")
+    element.get_by_role("button", name="Baseline V(s)").click()
+    assert page.evaluate("window.last.spread") < 0.7 * wide
+    element.get_by_label("Stay in A").evaluate("e => { e.value = 48; e.dispatchEvent(new Event('input')); }")
+    assert page.evaluate("window.last.p") == pytest.approx([0.5, 0.1])
+    element.get_by_role("button", name="Back to the start").click()
+    assert page.evaluate("window.last.p") == pytest.approx([0.8, 0.1])
+    box = element.locator("svg.field").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 60)
+    p = page.evaluate("window.last.p")
+    assert 0.4 < p[0] < 0.7 and p[1] > 0.75
+
+
+def test_sweeps_in_the_page_equal_the_librarys_value_iteration(opened: Callable[..., Opened]) -> None:
+    data = gridworld_data()
+    found = opened("gridworld").page.evaluate(
+        """(data) => {
+      const E = customElements.get("alignlab-gridworld");
+      return data.maps.map(({lines}) => [0, data.slip].map((slip) => {
+        const model = E.gridModel(lines, {...data, slip});
+        let V = model.cells.map(() => 0);
+        const sweeps = [];
+        for (let k = 0; k < 25; k++) { V = E.gridSweep(model, V, 0.95).V; sweeps.push(V); }
+        return {cells: model.cells, sweeps, exact: E.gridSolve(model, 0.95), q: E.gridQ(model, V, 0.95)};
+      }));
+    }""",
+        data,
+    )
+    for map_, pair in zip(data["maps"], found, strict=True):
+        for slip, got in zip((0.0, data["slip"]), pair, strict=True):
+            world = GridWorld(map_["name"], slip=slip)
+            mdp = world.mdp(0.95)
+            assert [tuple(cell) for cell in got["cells"]] == world.cells
+            values = torch.zeros(mdp.states, dtype=torch.float64)
+            for sweep in got["sweeps"]:
+                values = finite.v_from_q(finite.q_from_v(mdp, values))
+                assert torch.allclose(torch.tensor(sweep, dtype=torch.float64), values, atol=1e-9)
+            want = finite.value_iteration(mdp, tolerance=1e-10).values
+            assert torch.allclose(torch.tensor(got["exact"], dtype=torch.float64), want, atol=1e-6)
+            q = torch.tensor(got["q"], dtype=torch.float64)
+            assert torch.allclose(q[~mdp.terminal], finite.q_from_v(mdp, values)[~mdp.terminal], atol=1e-9)
+
+
+def test_learning_in_the_page_is_the_librarys_update_on_the_same_steps(opened: Callable[..., Opened]) -> None:
+    """Q-learning and Monte Carlo of the page, replayed step by step by the library's functions."""
+    found = opened("gridworld").page.evaluate(
+        """(data) => {
+      const E = customElements.get("alignlab-gridworld");
+      const model = E.gridModel(data.maps[0].lines, data);
+      const random = E.mulberry32(3);
+      const zeros = () => model.cells.map(() => [0, 0, 0, 0]);
+      const [Q, M, N, steps, paths] = [zeros(), zeros(), zeros(), [], []];
+      for (let k = 0; k < 60; k++) {
+        let s = model.start.indexOf(1);
+        const path = [];
+        while (!model.terminal[s]) {
+          const a = E.gridAct(Q[s], 0.3, random);
+          const [s2, r, ended] = E.gridStep(model, s, a, random);
+          E.gridLearn(Q, s, a, r, s2, ended, 0.2, 0.9);
+          steps.push([s, a, r, s2, ended]);
+          path.push([s, a, r]);
+          s = s2;
+        }
+        E.gridAverage(M, N, path, 0.9);
+        paths.push([...path, [s, 0, 0]]);
+      }
+      return {Q, M, steps, paths};
+    }""",
+        gridworld_data(),
+    )
+    mdp = GridWorld("textbook").mdp(0.9)
+    q = torch.zeros(mdp.states, 4, dtype=torch.float64)
+    moved: dict[tuple[int, int], list[int]] = {}
+    for s, a, r, s2, ended in found["steps"]:
+        assert mdp.transitions[s, a, s2] > 0 and bool(mdp.terminal[s2]) == ended
+        assert mdp.outcomes is not None and mdp.outcomes[s, a, s2].item() == pytest.approx(r)
+        ahead = tabular.q_learning_value(q[s2][None])
+        target = tabular.td_target(torch.tensor([r]), ahead, torch.tensor([ended]), 0.9)
+        q[s, a] += 0.2 * (target[0] - q[s, a])
+        moved.setdefault((s, a), []).append(s2)
+    assert torch.allclose(torch.tensor(found["Q"], dtype=torch.float64), q, atol=1e-9)
+    totals, counts = torch.zeros(2, mdp.states * 4, dtype=torch.float64)
+    for path in found["paths"]:
+        pairs = torch.tensor([[s * 4 + a for s, a, _ in path]])
+        rewards = torch.tensor([[r for _, _, r in path[:-1]]], dtype=torch.float64)
+        episode = finite.Episodes(
+            pairs, pairs[:, :-1] % 4, rewards, torch.ones_like(rewards).bool(), torch.tensor([True])
+        )
+        visits = tabular.visit_returns(episode, mdp.states * 4, 0.9)
+        totals, counts = totals + visits.totals[0], counts + visits.counts[0]
+    mean = torch.where(counts > 0, totals / counts.clamp_min(1), 0.0).view(-1, 4)
+    assert torch.allclose(torch.tensor(found["M"], dtype=torch.float64), mean, atol=1e-9)
+    frequent = max(moved, key=lambda pair: len(moved[pair]))
+    share = len([s2 for s2 in moved[frequent] if s2 == mdp.transitions[frequent].argmax()]) / len(moved[frequent])
+    assert share > 0.6  # the move goes straight in eight of ten
+
+
+def test_a_wall_that_is_drawn_changes_the_optimum(opened: Callable[..., Opened]) -> None:
+    page = opened("gridworld").page
+    page.evaluate(
+        "document.querySelector('alignlab-gridworld')"
+        ".addEventListener('alignlab-update', (e) => { window.seen = e.detail; })"
+    )
+    host = page.locator("alignlab-gridworld")
+    host.get_by_role("button", name="100 sweeps").click()
+    before = page.evaluate("window.seen")
+    assert before["gap"] < 1e-3 and before["count"] <= 102
+    host.get_by_role("button", name="Wall").click()
+    world = host.get_by_role("application")
+    world.focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight", "Space"):  # row 2, column 3: beside the pit
+        page.keyboard.press(key)
+    after = page.evaluate("window.seen")
+    assert len(after["cells"]) == len(before["cells"]) - 1 and after["gap"] > 0.02
+    lines = list(MAPS["textbook"])
+    lines[1] = ".##X"
+    want = finite.value_iteration(GridWorld(lines).mdp(0.95)).values
+    assert torch.allclose(torch.tensor(after["exact"], dtype=torch.float64), want, atol=1e-6)
+    host.get_by_role("button", name="100 sweeps").click()
+    assert page.evaluate("window.seen.gap") < 1e-3
+
+
+def test_the_weights_of_returns_are_the_lambda_returns_by_the_library(opened: Callable[..., Opened]) -> None:
+    data = td_weights_data()
+    walk = data["walk"]
+    steps = len(walk["rewards"])
+    states, values = torch.tensor([walk["states"]]), torch.tensor([walk["values"]], dtype=torch.float64)
+    rewards = torch.tensor([walk["rewards"]], dtype=torch.float64)
+    episode = finite.Episodes(
+        states, torch.zeros(1, steps).long(), rewards, torch.ones(1, steps).bool(), torch.tensor([True])
+    )
+    page = opened("td_weights").page
+    for lam, gamma in ((0.0, 1.0), (0.8, 0.9), (1.0, 0.95)):
+        found = page.evaluate(
+            """([walk, lam, gamma]) => {
+          const E = customElements.get("alignlab-td_weights");
+          const returns = walk.rewards.map((_, t) => E.nStepReturns(walk, t, gamma));
+          const weights = returns.map((row) => E.lambdaWeights(lam, row.length));
+          const traces = walk.rewards.map((_, t) => E.traceOf(walk, walk.states[t], gamma * lam));
+          return {returns, weights, deltas: E.tdErrors(walk, gamma), traces};
+        }""",
+            [walk, lam, gamma],
+        )
+        want = tabular.lambda_targets(values, episode, gamma, lam)[0]
+        for t in range(steps):
+            assert sum(found["weights"][t]) == pytest.approx(1.0)
+            mean = sum(w * g for w, g in zip(found["weights"][t], found["returns"][t], strict=True))
+            assert mean == pytest.approx(want[t].item(), abs=1e-9)
+        moved = tabular.td_lambda(values, episode, 0.1, gamma, lam, offline=True) - values
+        for s in set(walk["states"]):  # TD errors times a state's trace are what TD(lambda) adds to it
+            trace = found["traces"][walk["states"].index(s)]
+            added = 0.1 * sum(e * delta for e, delta in zip(trace, found["deltas"], strict=True))
+            assert moved[0, s].item() == pytest.approx(added, abs=1e-9)
+
+
+def test_the_target_shown_follows_lambda_and_n(opened: Callable[..., Opened]) -> None:
+    page = opened("td_weights").page
+    page.evaluate(
+        "document.querySelector('alignlab-td_weights')"
+        ".addEventListener('alignlab-update', (e) => { window.seen = e.detail; })"
+    )
+    host = page.locator("alignlab-td_weights")
+    host.get_by_label("λ").fill("0")
+    assert page.evaluate("window.seen.weights.indexOf(1)") == 0
+    host.get_by_label("λ").fill("100")
+    seen = page.evaluate("window.seen")
+    assert seen["weights"][-1] == 1 and seen["target"] == pytest.approx(seen["gains"][-1])
+    host.get_by_role("button", name="n-step").click()
+    host.get_by_label("n", exact=True).fill("2")
+    seen = page.evaluate("window.seen")
+    assert seen["target"] == pytest.approx(seen["gains"][2])

@@ -15,16 +15,22 @@ from alignlab import palette
 from alignlab.explorers import tiny_weights
 
 NAMES = (
+    "algorithm_map",
+    "bandit_race",
     "beam_tree",
     "cot_cost",
     "decoding",
     "dpo",
     "grammar_mask",
+    "gridworld",
     "overoptimization",
+    "policy_field",
     "preference_funnel",
     "preference_losses",
     "retrieval_space",
+    "return_distribution",
     "speculative",
+    "td_weights",
     "tiny_live",
 )
 PARTS = {"tiny_live": ("tiny_engine.js",)}  # scripts that an explorer is built on, beside core.js

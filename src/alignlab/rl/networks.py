@@ -16,8 +16,8 @@ class Networks(nn.Module):
     """`copies` separate multilayer perceptrons of one shape, each with weights of its own.
 
     sizes: widths from input to output. weights[l]: (copies, sizes[l], sizes[l + 1]), biases[l]: (copies, 1,
-    sizes[l + 1]). Weights begin as nn.Linear's do, uniform within 1 / sqrt(inputs); copy i draws from the seed `seed + i`, so that it
-    is the same network whether it stands alone or among others.
+    sizes[l + 1]). Weights begin as nn.Linear's do, uniform within 1 / sqrt(inputs); copy i draws from the seed
+    `seed + i`, so that it is the same network whether it stands alone or among others.
     """
 
     def __init__(
