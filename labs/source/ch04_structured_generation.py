@@ -74,7 +74,7 @@ from alignlab.transformer import Transformer
 run = lab.Lab("ch04_structured_generation")
 budget = run.budget(
     full={"messages": 104, "batch": 60, "room": 60, "peer": 6, "countries": 24, "spellings": 24, "repeats": 300, "cut": 40, "yaml": 64, "schemas": 4},
-    quick={"messages": 2, "batch": 2, "room": 8, "peer": 1, "countries": 2, "spellings": 2, "repeats": 5, "cut": 2, "yaml": 2, "schemas": 2},
+    quick={"messages": 3, "batch": 2, "room": 8, "peer": 1, "countries": 2, "spellings": 2, "repeats": 5, "cut": 2, "yaml": 2, "schemas": 2},
 )
 model, tokenizer = models.load("small")
 decoder = Transformer.view(model)
