@@ -37,7 +37,21 @@ KEY_PAGES = (
         f"book/ch04_training_free/{page}.html"
         for page in ("index", "prompting", "chain_of_thought", "decoding", "retrieval", "tools")
     ),
-    *(f"book/{page}.html" for page in ("outline_map", "glossary", "ch05_rl/core")),
+    *(
+        f"book/ch05_rl/{page}.html"
+        for page in (
+            "index",
+            "core",
+            "value_functions",
+            "temporal_difference",
+            "value_based",
+            "policy_gradient",
+            "multi_agent",
+            "imitation",
+            "advanced",
+        )
+    ),
+    *(f"book/{page}.html" for page in ("outline_map", "glossary")),
 )
 FIRST_LOAD = 1_000_000  # bytes on the wire, gzipped, plotly left out
 FRAME = 16.0  # milliseconds
