@@ -76,7 +76,9 @@ def test_every_benchmark_runs_on_toy_sizes_and_writes_nothing() -> None:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = [line for line in ran.stdout.splitlines() if line.startswith("|")]
-    assert len(rows) == 14, ran.stdout  # head, rule, four parts, DPO under three settings of trl's, five relatives
+    assert len(rows) == 16, (
+        ran.stdout
+    )  # head, rule, four parts, DPO under three of trl's settings, five relatives, two agents
     names = "beams, masks, nearest, DPO DPO DPO IPO KTO ORPO CPO SimPO"
     assert [row.split()[1] for row in rows[3:]] == names.split()
     assert "greedy tokens identical" in rows[2]

@@ -148,7 +148,7 @@ def views(narrow: bool = False) -> Diagram:
         for n, (g, w) in enumerate(zip(returns(), weights(), strict=True), start=1)
     ]
     backward_rows = [
-        (f"$δ_{k}$ = {x:.1f}", e, f"trace {e:g}") for k, (x, e) in enumerate(zip(errors(), traces(), strict=True))
+        (f"error {k}: {x:.1f}", e, f"trace {e:g}") for k, (x, e) in enumerate(zip(errors(), traces(), strict=True))
     ]
     first = part(
         8 if narrow else 20, top, "**Forward:** what will come", "policy", forward_rows, f"{forward} = **{total:g}**"

@@ -232,7 +232,7 @@ class chips_node(nodes.General, nodes.Element):
 
 
 class Library(SphinxDirective):
-    """Reference entries of some modules."""
+    """Reference entries of some modules, each with the modules below it; a package and a colon: the package alone."""
 
     has_content = True
 
@@ -243,8 +243,8 @@ class Library(SphinxDirective):
         described = store(self.env, "library").setdefault(self.env.docname, {})
         store(self.env, "live").setdefault(self.env.docname, True)
         for line in self.content:
-            wanted = line.strip()
-            names = [name for name in known if name == wanted or name.startswith(wanted + ".")]
+            wanted, alone = line.strip().removesuffix(":"), line.strip().endswith(":")
+            names = [name for name in known if name == wanted or (name.startswith(wanted + ".") and not alone)]
             if wanted and not names:
                 logger.warning("no module %s in the library", wanted, location=self.get_location(), type="alignlab")
             for name in names:

@@ -107,7 +107,7 @@ function algorithmMap(host, root, data) {
     const labels = data.families.map((f) => f.title);
     const lane = (452 - 38) / rows;
     const wide = chart.svg.getBoundingClientRect().width || 380;
-    chart.frame({ x: [1928, 2026.5], y: [rows + 0.5, 0.5], warp: bend, xTicks: wide > 560 ? [1933, 1957, 1992, 2002, 2010, 2013, 2015, 2017, 2019, 2021, 2023, 2025] : [1957, 1992, 2015, 2025], xText: String, yTicks: labels.map((_, k) => k + 1), yText: (k) => labels[k - 1] });
+    chart.frame({ x: [1928, 2026.5], y: [rows + 0.5, 0.5], warp: bend, xTicks: wide > 560 ? [1933, 1992, 2002, 2010, 2013, 2015, 2017, 2019, 2021, 2023, 2025] : [1957, 2002, 2015, 2025], xText: String, yTicks: labels.map((_, k) => k + 1), yText: (k) => labels[k - 1] });
     const spot = (k) => [chart.x(all[k].year), chart.y(places[k].row + 1) + places[k].shift * Math.min(15, lane / 3)];
     const shown = all.map((other) => passes(other, filters));
     names.replaceChildren();
