@@ -1936,7 +1936,7 @@ def test_a_baseline_shrinks_the_cloud_and_the_natural_gradient_leaves_the_platea
     )
 
     def spread() -> float:
-        """The root mean square of a dozen clouds' spreads: a single cloud of 120 heavy-tailed estimates tells little."""
+        """Root mean square of a dozen clouds' spreads: one cloud of 120 heavy-tailed estimates tells little."""
         total = 0.0
         for _ in range(12):
             element.get_by_role("button", name="New episodes").click()
