@@ -99,13 +99,13 @@ def colour(role: str) -> str:
     elif role == "code":
         fallback = "rgba(128, 138, 154, 0.12)"
     elif role.endswith("-soft"):
-        fallback = _wash(MIDDLE[role.removesuffix("-soft")])
+        fallback = wash(MIDDLE[role.removesuffix("-soft")])
     else:
         fallback = MIDDLE.get(role, "transparent")
     return f"var(--al-{role}, {fallback})"
 
 
-def _wash(colour: str, alpha: float = 0.14) -> str:
+def wash(colour: str, alpha: float = 0.14) -> str:
     """`#rrggbb` as a transparent `rgba(...)`."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {alpha})"

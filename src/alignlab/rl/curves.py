@@ -24,12 +24,11 @@ def band(
         raise ValueError(f"x is {x.shape} and runs {runs.shape}; runs must be (seeds, T) and x (T,)")
     low, high = np.percentile(runs, (10, 90), axis=0) if len(runs) >= 10 else (runs.min(0), runs.max(0))
     colour = palette.MIDDLE[role]
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     figure.add_scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]).astype(np.float32),
         fill="toself",
-        fillcolor=f"rgba({red}, {green}, {blue}, 0.18)",
+        fillcolor=palette.wash(colour, 0.18),
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,

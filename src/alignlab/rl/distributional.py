@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignlab.rl.mdp import FiniteMDP, check_policy
+from alignlab.rl.mdp import FiniteMDP, may_end, policy_transitions
 
 
 class Distribution(NamedTuple):
@@ -58,10 +58,10 @@ def return_distributions(
     equal to `decimals` places are one value. Result: [s][a].
     ValueError where there are more than `most` values (rewards that never add up to the same sum), or no end in sight.
     """
-    check_policy(mdp, policy)
     p, r, pi = mdp.transitions.numpy(), mdp.outcomes.numpy(), policy.double().numpy()  # type: ignore[union-attr]
     terminal = mdp.terminal.numpy()
-    chain = torch.einsum("sa,sat->st", policy.double(), mdp.transitions).numpy()
+    moves, _ = policy_transitions(mdp, policy)
+    chain = moves.numpy()
     nothing = (np.zeros(1), np.ones(1))
     state = [nothing] * mdp.states
 
@@ -87,7 +87,7 @@ def return_distributions(
         largest = max(len(values) for values, _ in state)
         if largest > most:
             raise ValueError(f"the return takes more than {most} values; round more coarsely (decimals={decimals})")
-        if running.max() * weight >= before and mdp.gamma == 1 and _never_ends(chain, terminal):
+        if running.max() * weight >= before and mdp.gamma == 1 and not may_end(moves, mdp.terminal).all():
             raise ValueError("gamma is 1 and from some state this policy never ends: the return has no distribution")
     return [[_as_distribution(*after(s, a)) for a in range(mdp.actions)] for s in range(mdp.states)]
 
@@ -100,15 +100,6 @@ def _merged(values: np.ndarray, probs: np.ndarray, decimals: int) -> tuple[np.nd
     """Equal values as one, ascending. -0.0 counts as 0.0."""
     unique, index = np.unique(np.round(values, decimals) + 0.0, return_inverse=True)
     return unique, np.bincount(index.ravel(), weights=probs, minlength=len(unique))
-
-
-def _never_ends(chain: np.ndarray, terminal: np.ndarray) -> bool:
-    reaches = terminal.copy()
-    while True:
-        more = reaches | (chain[:, reaches] > 0).any(-1)
-        if (more == reaches).all():
-            return not bool(reaches.all())
-        reaches = more
 
 
 def mixture(parts: list[Distribution], weights: Tensor, decimals: int = 9) -> Distribution:

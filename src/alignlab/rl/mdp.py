@@ -143,21 +143,25 @@ class FiniteMDP:
 
     def begin(self, runs: int, generator: torch.Generator | None = None) -> Tensor:
         """First states of `runs` episodes, (runs,)."""
-        return _draw(self.start.cumsum(-1).expand(runs, -1), generator)
+        return draw(self.start.cumsum(-1).expand(runs, -1), generator)
 
     def step(
         self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Take actions[i] in states[i], (runs,): next states, rewards, whether those states are terminal, (runs,)."""
-        following = _draw(self._cumulative[states, actions], generator)
+        following = draw(self._cumulative[states, actions], generator)
         assert self.outcomes is not None
         return following, self.outcomes[states, actions, following], self.terminal[following]
 
 
-def _draw(cumulative: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw(cumulative: Tensor, generator: torch.Generator | None) -> Tensor:
     """One index per row, by its cumulative probabilities (runs, n). An index of probability 0 is never drawn."""
     u = torch.rand(len(cumulative), 1, generator=generator, dtype=torch.float64) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative.contiguous(), u, right=True).squeeze(-1).clamp_max(cumulative.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative.double().contiguous(), u, right=True)
+        .squeeze(-1)
+        .clamp_max(cumulative.shape[-1] - 1)
+    )
 
 
 class Episodes(NamedTuple):
@@ -182,7 +186,7 @@ def sample(mdp: FiniteMDP, policy: Tensor, runs: int, steps: int, seed: int | to
     states = [mdp.begin(runs, generator)]
     actions, rewards = [], []
     for _ in range(steps):
-        action = _draw(cumulative[states[-1]], generator)
+        action = draw(cumulative[states[-1]], generator)
         following, reward, _ = mdp.step(states[-1], action, generator)
         states.append(following)
         actions.append(action)
@@ -213,29 +217,35 @@ def values(mdp: FiniteMDP, policy: Tensor) -> Tensor:
 
     ValueError if gamma is 1 and from some state the policy never comes to an end: there is no finite sum then.
     """
-    p, r = policy_transitions(mdp, policy)
-    open_ = ~mdp.terminal
-    if mdp.gamma == 1:
-        _must_end(p, mdp.terminal)
+    open_, inner, r = _equations(mdp, policy)
     v = torch.zeros(mdp.states, dtype=torch.float64)
-    inner = torch.eye(int(open_.sum()), dtype=torch.float64) - mdp.gamma * p[open_][:, open_]
-    v[open_] = torch.linalg.solve(inner, r[open_])
+    v[open_] = torch.linalg.solve(inner, r)
     return v
 
 
-def _must_end(p: Tensor, terminal: Tensor) -> None:
-    """ValueError unless from every state a terminal one can be reached by transitions p (S, S)."""
-    reaches = terminal.clone()
-    while True:
-        more = reaches | (p[:, reaches] > 0).any(-1)
-        if torch.equal(more, reaches):
-            break
-        reaches = more
-    if not reaches.all():
+def _equations(mdp: FiniteMDP, policy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which states are not terminal, (S,) bool; 1 - gamma P and the expected rewards among those.
+
+    ValueError if gamma is 1 and from some state no terminal one can be reached.
+    """
+    p, r = policy_transitions(mdp, policy)
+    if mdp.gamma == 1 and not (reaches := may_end(p, mdp.terminal)).all():
         raise ValueError(
             f"gamma is 1, and from the states {(~reaches).nonzero().flatten().tolist()} this policy never reaches a "
             "terminal state; take gamma below 1 or another policy"
         )
+    open_ = ~mdp.terminal
+    return open_, torch.eye(int(open_.sum()), dtype=torch.float64) - mdp.gamma * p[open_][:, open_], r[open_]
+
+
+def may_end(p: Tensor, terminal: Tensor) -> Tensor:
+    """The states from which a terminal one can be reached by transitions p (S, S): (S,) bool."""
+    reaches = terminal
+    while True:
+        more = reaches | (p[:, reaches] > 0).any(-1)
+        if torch.equal(more, reaches):
+            return reaches
+        reaches = more
 
 
 def q_from_v(mdp: FiniteMDP, v: Tensor) -> Tensor:
@@ -329,11 +339,7 @@ def occupancy(mdp: FiniteMDP, policy: Tensor) -> Tensor:
     Terminal states have 0. Multiplied by r and summed it gives the expected return; divided by its sum it is the
     discounted state distribution of the policy gradient theorem. ValueError as in `values`.
     """
-    p, _ = policy_transitions(mdp, policy)
-    open_ = ~mdp.terminal
-    if mdp.gamma == 1:
-        _must_end(p, mdp.terminal)
+    open_, inner, _ = _equations(mdp, policy)
     visits = torch.zeros(mdp.states, dtype=torch.float64)
-    inner = torch.eye(int(open_.sum()), dtype=torch.float64) - mdp.gamma * p[open_][:, open_]
     visits[open_] = torch.linalg.solve(inner.T, mdp.start[open_])
     return visits

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignlab.rl.mdp import FiniteMDP, check_policy
+from alignlab.rl.mdp import FiniteMDP, policy_transitions
 
 
 class Option(NamedTuple):
@@ -38,10 +38,8 @@ def option_model(mdp: FiniteMDP, option: Option) -> tuple[Tensor, Tensor]:
     rewards[s] = E[r_1 + gamma r_2 + ... + gamma^(k-1) r_k], k being the number of steps that it runs from s;
     transitions[s, s'] = sum_k gamma^k P(it ends in s' after k steps). Their rows sum to E[gamma^k], less than 1.
     """
-    check_policy(mdp, option.policy)
-    policy, ends = option.policy.double(), option.ends.double().masked_fill(mdp.terminal, 1.0)
-    p = torch.einsum("sa,sat->st", policy, mdp.transitions)
-    r = (policy * mdp.rewards).sum(-1)
+    p, r = policy_transitions(mdp, option.policy)
+    ends = option.ends.double().masked_fill(mdp.terminal, 1.0)
     # One step, then either over (ends) or the same again: R = r + gamma P (1 - ends) R, and likewise for transitions.
     going_on = torch.eye(mdp.states, dtype=torch.float64) - mdp.gamma * p * (1 - ends)
     going_on[mdp.terminal] = torch.eye(mdp.states, dtype=torch.float64)[mdp.terminal]

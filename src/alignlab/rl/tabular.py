@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignlab.rl.environments import discount
-from alignlab.rl.mdp import Episodes, FiniteMDP
+from alignlab.rl.mdp import Episodes, FiniteMDP, draw
 from alignlab.rl.returns import discounted_returns, lambda_returns
 
 Trace = Literal["accumulating", "replacing", "dutch"]
@@ -40,13 +40,6 @@ class Learned(NamedTuple):
 # ---- experience
 
 
-def _choose(policy: Tensor, generator: torch.Generator) -> Tensor:
-    """One action per row of probabilities (n, A). An action of probability 0 is never chosen."""
-    cumulative = policy.cumsum(-1)
-    u = torch.rand(len(policy), 1, generator=generator, dtype=torch.float64) * cumulative[:, -1:]
-    return (cumulative <= u).sum(-1).clamp_max(policy.shape[-1] - 1)
-
-
 def rollouts(mdp: FiniteMDP, policy: Tensor, runs: int, generator: torch.Generator, limit: int = 10_000) -> Episodes:
     """One whole episode in each of `runs` copies: until all have ended, or taken `limit` steps.
 
@@ -56,7 +49,8 @@ def rollouts(mdp: FiniteMDP, policy: Tensor, runs: int, generator: torch.Generat
     actions: list[Tensor] = []
     rewards: list[Tensor] = []
     while len(actions) < limit and not bool(mdp.terminal[states[-1]].all()):
-        action = _choose(policy[row, states[-1]] if policy.dim() == 3 else policy[states[-1]], generator)
+        chances = policy[row, states[-1]] if policy.dim() == 3 else policy[states[-1]]
+        action = draw(chances.cumsum(-1), generator)
         following, reward, _ = mdp.step(states[-1], action, generator)
         actions.append(action)
         rewards.append(reward)
@@ -282,7 +276,7 @@ def control(
     q[:, :, mdp.terminal] = 0.0
 
     def act(state: Tensor) -> Tensor:
-        return _choose(epsilon_greedy(q[:, row, state].sum(0), epsilon), generator)
+        return draw(epsilon_greedy(q[:, row, state].sum(0), epsilon).cumsum(-1), generator)
 
     state = mdp.begin(runs, generator)
     action = act(state)
