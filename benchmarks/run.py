@@ -14,10 +14,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import actor_critic
 import beam
+import bpe
 import dpo
 import dqn
 import family
 import in_page
+import model as decoder
 import retrieval
 import sampler
 import structured
@@ -29,7 +31,7 @@ from transformers.utils import logging
 from alignlab import models, text
 from alignlab.decoding.structured import Vocabulary
 
-PARTS = ["sampler", "beam", "masks", "retrieval", "dpo", "agents", "memory", "page"]
+PARTS = ["decoder", "bpe", "sampler", "beam", "masks", "retrieval", "dpo", "agents", "memory", "page"]
 RESULTS = Path(__file__).parent / "RESULTS.md"
 QUESTIONS = """Who are you? | What is the capital of France? | What is 17 + 25? | Name three colours of a flag.
 Why is the sky blue? | How do bees make honey? | What is a triangle? | Tell me about the sea."""
@@ -45,8 +47,8 @@ def main() -> int:
     parts = [options.only] if options.only else PARTS
     comparisons: list[Comparison] = []
     for part, measured in {
-        "sampler": samplers, "beam": beams, "masks": masks, "retrieval": searches, "dpo": trainers,
-        "agents": agents,
+        "decoder": decoders, "bpe": tokenizers, "sampler": samplers, "beam": beams, "masks": masks,
+        "retrieval": searches, "dpo": trainers, "agents": agents,
     }.items():  # fmt: skip
         if part in parts:
             comparisons += measured(options.smoke)
@@ -63,6 +65,22 @@ def main() -> int:
         RESULTS.write_text(document(report), encoding="utf-8")
         print(f"\nwritten to {RESULTS.relative_to(Path(__file__).parents[1])}")
     return 0 if options.smoke or met else 1
+
+
+def decoders(smoke: bool) -> list[Comparison]:
+    """The decoder's forward pass and training step, at the size of the tiny model and of SmolLM2."""
+    if smoke:
+        return decoder.compare("toy decoder", toy(50)[0], 2, 8, turns=2, target=0.0)
+    tiny, (small, _) = decoder.sized(512, 128, 384, 4, 4, 2, 128), models.load("small", "cpu")
+    return [
+        *decoder.compare("0.9M decoder", tiny, 16, 128, turns=15, target=1.0),
+        *decoder.compare("SmolLM2 sizes", small, 2, 128, turns=7, target=1.0),
+    ]
+
+
+def tokenizers(smoke: bool) -> list[Comparison]:
+    """Training a tokenizer, and encoding with SmolLM2's merges."""
+    return bpe.compare(smoke)
 
 
 def samplers(smoke: bool) -> list[Comparison]:

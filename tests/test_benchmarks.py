@@ -77,7 +77,7 @@ def test_every_benchmark_runs_on_toy_sizes_and_writes_nothing() -> None:
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = [line for line in ran.stdout.splitlines() if line.startswith("|")]
     # head, rule, four parts, DPO under three of trl's settings, five relatives, two agents
-    assert len(rows) == 16, ran.stdout
+    assert len(rows) == 20, ran.stdout
     names = "beams, masks, nearest, DPO DPO DPO IPO KTO ORPO CPO SimPO DQN, actor-critic,"
     assert [row.split()[1] for row in rows[3:]] == names.split()
     assert "greedy tokens identical" in rows[2]

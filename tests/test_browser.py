@@ -51,6 +51,21 @@ KEY_PAGES = (
             "advanced",
         )
     ),
+    *(
+        f"book/ch01_structure/{page}.html"
+        for page in (
+            "index",
+            "large_model",
+            "decoder",
+            "attention",
+            "families",
+            "experts",
+            "multimodal",
+            "training_landscape",
+            "roadmap",
+            "scaling_laws",
+        )
+    ),
     *(f"book/{page}.html" for page in ("outline_map", "glossary")),
 )
 FIRST_LOAD = 1_000_000  # bytes on the wire, gzipped, plotly left out

@@ -5,9 +5,12 @@ Pages are opened from file://, with no server, no kernel and no network.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import random
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from alignlab import decoding, explorers, palette
+from alignlab import bpe, counting, decoding, explorers, palette, scaling
 from alignlab.decoding import Beams, Sampling
 from alignlab.decoding.beam import Candidate
 from alignlab.decoding.speculative import LookupDraft, ModelDraft, expected_tokens, skip_layers, speculative
-from alignlab.explorers import algorithms
+from alignlab.explorers import algorithms, milestones, smollm2_merges
 from alignlab.explorers.columns import next_token_columns
 from alignlab.losses.preference import (
     PairLogps,
@@ -550,6 +553,25 @@ def policy_field_data() -> dict[str, Any]:
     return {"gamma": 0.9, "start": start, "rewards": rewards, "places": ["A", "B"], "p": [0.8, 0.1]}
 
 
+def clip_table_data() -> dict[str, Any]:
+    """Two sets of six pictures with cosines drawn at random, as no trained CLIP gives them."""
+    generator = torch.Generator().manual_seed(3)
+    dot = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    colours = ("red", "green", "blue", "yellow", "purple", "white")
+    sets = [
+        {
+            "name": name,
+            "title": title,
+            "note": "Made up.",
+            "captions": [f"a {colour} triangle left of a purple circle" for colour in colours],
+            "pictures": [dot] * 6,
+            "cosines": (0.8 * torch.eye(6) + 0.3 * torch.randn(6, 6, generator=generator)).clamp(-1, 1).tolist(),
+        }
+        for name, title in (("random", "At random"), ("order", "Same words"))
+    ]
+    return {"scale": 14.3, "sets": sets}
+
+
 def gridworld_data() -> dict[str, Any]:
     """The library's maps and rewards, as the lab gives them."""
     world = GridWorld("textbook")
@@ -612,24 +634,204 @@ def return_distribution_data() -> dict[str, Any]:
     }
 
 
+def attention_heads_data() -> dict[str, Any]:
+    """Two texts and a model of 3 layers and 4 heads, one of which copies the token before; no text is as long."""
+    from alignlab.explorers.heads import attention_example
+
+    examples = []
+    for seed, (title, tokens) in enumerate(
+        {
+            "Who are you?": ["<|im_start|>", "user", "\n", "Who", " are", " you", "?", "<|im_end|>", "\n"],
+            "What is 17 + 25?": ["What", " is", " ", "1", "7", " +", " ", "2", "5", "?", "\n"],
+        }.items()
+    ):
+        length = len(tokens)
+        scores = 2 * torch.randn(3, 4, length, length, generator=torch.Generator().manual_seed(seed))
+        scores[1, 2] = torch.full((length, length), -4.0) + 12 * torch.eye(length).roll(-1, 1)
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        examples.append(attention_example(title, tokens, weights))
+    return {
+        "model": "A made-up model",
+        "examples": examples,
+        "next": [[["I", 0.6], [" am", 0.2], ["My", 0.1]], [["17", 0.5], ["The", 0.3], ["4", 0.1]]],
+        "notable": [{"name": "a head with a name", "example": 1, "layer": 2, "head": 3, "position": 8}],
+        "start": {"example": 1, "layer": 0, "head": 1},
+        "try": "Press a cell.",
+    }
+
+
+def planner_data() -> dict[str, Any]:
+    """Two published laws and a made-up one with runs of its own; five models, one of them of that scale."""
+    own = scaling.LossLaw(2.6, 15.0, 9e4, 0.49, 1.05)
+    grid = [(n, d) for n in (2216, 6992, 27296) for d in (280_000, 1_120_000)]
+    return {
+        "laws": [
+            {"name": "Chinchilla, 2022", "note": "as printed", **vars(scaling.CHINCHILLA)},
+            {"name": "Replication, 2024", "note": "fitted anew", **vars(scaling.REPLICATION)},
+            {"name": "A ladder", "note": "made up", **vars(own)},
+        ],
+        "own": 2,
+        "chips": [
+            {"name": "A100", "peak": 312e12, "note": "312 TFLOP/s"},
+            {"name": "H100", "peak": 989e12, "note": "989 TFLOP/s"},
+        ],
+        "models": [
+            {"name": "Gopher (2021)", "parameters": 280e9, "tokens": 300e9, "note": "280B, 300B tokens"},
+            {"name": "Chinchilla (2022)", "parameters": 70e9, "tokens": 1.4e12, "note": "70B, 1.4T tokens"},
+            {
+                "name": "Llama 3.1 405B (2024)",
+                "parameters": 405e9,
+                "tokens": 15.6e12,
+                "hours": 30.84e6,
+                "chip": 1,
+                "note": "405B, 15.6T tokens",
+            },
+            {"name": "SmolLM2-135M (2025)", "parameters": 134_515_008, "tokens": 2e12, "note": "134.5M, 2T tokens"},
+            {"name": "A held-out run", "parameters": 227_808, "tokens": 793_600, "law": 2, "note": "measured"},
+        ],
+        "runs": [[n, d, own(float(n), float(d))] for n, d in grid],
+        "start": {"model": 0, "law": 1, "chip": 0},
+    }
+
+
+def rope_data() -> dict[str, Any]:
+    """Random queries and keys of two heads for a short and a longer text, packed as the lab packs them."""
+    generator, size, examples = torch.Generator().manual_seed(4), 16, []
+    for question, length in (("Who?", 5), ("How many are there?", 9)):
+        heads = []
+        for _ in range(2):
+            vectors = 2.5 * torch.randn(1 + length, size, generator=generator)
+            scale = float(f"{vectors.abs().max().item() / 32767:.8g}")
+            whole = (vectors / scale).round().clamp(-32767, 32767).to(torch.int16)
+            bits = base64.b64encode(whole.numpy().astype("<i2").tobytes()).decode()
+            heads.append({"scale": scale, "bits": bits, "row": rope_row(whole.double() * scale)})
+        tokens = [f" token{n}" if n else "<|im_start|>" for n in range(length)]
+        examples.append({"question": question, "tokens": tokens, "heads": heads})
+    named = [{"name": "looks back", "layer": 3, "head": 1}, {"name": "reads", "layer": 9, "head": 4}]
+    start = {"example": 1, "head": 0}
+    return {"theta": 1e5, "size": size, "context": 8192, "heads": named, "examples": examples, "start": start}
+
+
+def rope_row(
+    vectors: torch.Tensor, theta: float = 1e5, place: Callable[[torch.Tensor], torch.Tensor] = lambda p: p
+) -> list[float]:
+    """Weights of the last token, by the library: vectors holds its query, then all keys, before rotation."""
+    from alignlab.architectures.attention import rotary_score
+
+    query, keys = vectors[0].double(), vectors[1:].double()
+    at = place(torch.arange(len(keys)).double())
+    scores = [rotary_score(query, key, (at[-1] - p)[None], theta)[0] for key, p in zip(keys, at, strict=True)]
+    return (torch.stack(scores) / len(query) ** 0.5).softmax(-1).tolist()
+
+
+def model_tour_data() -> dict[str, Any]:
+    """Two texts through a small random decoder: every tensor of every layer at the last token."""
+    from alignlab.explorers.tour import tour_example
+    from alignlab.transformer import rotary_angles, rotate
+
+    decoder = small_decoder()
+    c = decoder.config
+    texts = {"abba": [0, 1, 1, 0, 5], "A longer text": [7, 3, 28, 11, 3, 2, 9, 4]}
+    examples = []
+    for title, ids in texts.items():
+        rotary = rotary_angles(c, torch.arange(len(ids))[None])
+        x = decoder.embed_tokens(torch.tensor([ids]))
+        streams, layers, looks = [x], [], []
+        for n, block in enumerate(decoder.layers):
+            part: Any = block
+            normed = part.input_layernorm(x)
+            q, k, v = (
+                project(normed) for project in (part.self_attn.q_proj, part.self_attn.k_proj, part.self_attn.v_proj)
+            )
+            heads = [flat.view(1, len(ids), -1, c.head_dim).transpose(1, 2) for flat in (q, k)]
+            turned = [rotate(one, *rotary)[0] for one in heads]
+            keys = turned[1].repeat_interleave(2, dim=0)
+            looks.append((turned[0][:, -1:] @ keys.transpose(1, 2) / c.head_dim**0.5).softmax(-1)[:, 0])
+            kept: dict[str, torch.Tensor] = {}
+            hook = part.self_attn.o_proj.register_forward_pre_hook(
+                lambda m, args, kept=kept: kept.update(mixed=args[0])
+            )
+            attention = part.self_attn(normed, rotary, None, None, n)
+            hook.remove()
+            middle = x + attention
+            norm2 = part.post_attention_layernorm(middle)
+            gate, up = part.mlp.gate_proj(norm2), part.mlp.up_proj(norm2)
+            inner = torch.nn.functional.silu(gate) * up
+            written = part.mlp.down_proj(inner)
+            x = middle + written
+            streams.append(x)
+            named = {
+                "norm1": normed, "q": q, "k": k, "v": v, "mixed": kept["mixed"], "attention": attention,
+                "middle": middle,
+                "norm2": norm2, "gate": gate, "up": up, "inner": inner, "mlp": written, "out": x,
+            }  # fmt: skip
+            last = {name: tensor[0, -1] for name, tensor in named.items()}
+            layers.append(last | {"turned_q": turned[0][:, -1].flatten(), "turned_k": turned[1][:, -1].flatten()})
+        stack = torch.cat(streams)
+        final = decoder.norm(stack[:, -1])
+        best = (final @ decoder.embed_tokens.weight.T).softmax(-1).topk(5)
+        guesses = [
+            [(f"t{i}", p) for p, i in zip(*pair, strict=True)]
+            for pair in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        tokens = [f" t{i}" for i in ids]
+        examples.append(
+            tour_example(title, tokens, stack[0, -1], layers, torch.stack(looks), stack, final[-1], guesses)
+        )
+    sizes = {"d": 16, "h": 4, "h_kv": 2, "d_h": 4, "d_ff": 32, "L": 3, "V": 29}
+    return {
+        "model": "A small random decoder",
+        "sizes": sizes,
+        "examples": examples,
+        "ids": list(texts.values()),
+        "start": {"example": 0, "layer": 1, "stage": 0},
+        "try": "Step on.",
+    }
+
+
+def counter_data() -> dict[str, Any]:
+    """All published models: dense, grouped, latent, with experts, tied and not."""
+    return {"models": [counting.plain(model) for model in counting.PUBLISHED], "start": "DeepSeek-V3"}
+
+
+def tokenizer_data() -> dict[str, Any]:
+    """SmolLM2's merges, as they ship with the package, for three texts."""
+    texts = {
+        "Who are you?": "Who are you?",
+        "A long word": "Antidisestablishmentarianism and strawberries",
+        "Chinese in chat format": "<|im_start|>user\n你是谁?<|im_end|>\n",
+    }
+    start = {"text": 1, "piece": 0}
+    return {**smollm2_merges.data(smollm2_merges.tokenizer(), texts), "start": start, "try": "Type your name."}
+
+
 DATA: dict[str, Callable[[], dict[str, Any]]] = {
     "algorithm_map": algorithms.data,
+    "attention_heads": attention_heads_data,
     "bandit_race": bandit_data,
     "beam_tree": beam_tree_data,
+    "clip_table": clip_table_data,
     "cot_cost": cot_data,
     "decoding": decoding_data,
     "dpo": dpo_data,
     "grammar_mask": grammar_data,
     "gridworld": gridworld_data,
+    "model_tour": model_tour_data,
     "overoptimization": overoptimization_data,
+    "parameter_counter": counter_data,
     "policy_field": policy_field_data,
     "preference_funnel": funnel_data,
     "preference_losses": losses_data,
+    "scaling_planner": planner_data,
     "speculative": speculative_data,
     "td_weights": td_weights_data,
+    "timeline": milestones.data,
     "tiny_live": tiny_data,
+    "tokenizer": tokenizer_data,
     "retrieval_space": retrieval_data,
     "return_distribution": return_distribution_data,
+    "rope": rope_data,
 }
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SHIFTS = """window.shifts = 0;
@@ -1495,6 +1697,79 @@ def test_the_map_leads_to_the_sections_of_the_book(opened: Callable[..., Opened]
 
 
 @browser_test
+def test_filters_of_the_timeline_leave_what_they_say(opened: Callable[..., Opened]) -> None:
+    page = opened("timeline").page
+    element = page.locator("alignlab-timeline")
+    element.get_by_label("Subject").select_option("language")
+    element.get_by_label("Weights").select_option("open")
+    element.get_by_label("From", exact=True).evaluate("e => { e.value = 7; e.dispatchEvent(new Event('input')); }")
+    want = {
+        one.name
+        for one in milestones.MILESTONES
+        if one.subject == "language" and one.open is True and one.date >= "2019"
+    }
+    assert set(element.locator(".chips .chip:not(:disabled)").all_text_contents()) == want
+    assert (element.locator(".verdict").text_content() or "").startswith(f"{len(want)} of {len(milestones.MILESTONES)}")
+    assert element.locator("circle:visible").count() == len(want)
+    element.get_by_role("button", name="Show all").click()
+    assert element.locator("circle:visible").count() == len(milestones.MILESTONES)
+    element.get_by_role("button", name="BERT", exact=True).click()
+    assert (element.locator(".named").text_content() or "") == "BERT October 2018"
+    assert "Grew fromTransformer, ELMo, GPT-1" in (element.locator(".facts").text_content() or "")
+
+
+@browser_test
+def test_dots_of_the_timeline_cover_no_other_and_stand_at_the_logarithm_of_their_size(
+    opened: Callable[..., Opened],
+) -> None:
+    page = opened("timeline").page
+    element = page.locator("alignlab-timeline")
+    spots = "all => all.map(c => [c.style.display, +c.getAttribute('cx'), +c.getAttribute('cy')])"
+    placed = [(x, y) for hidden, x, y in element.locator("circle").evaluate_all(spots) if hidden != "none"]
+    assert len(placed) == len(milestones.MILESTONES)
+    for k, (x, y) in enumerate(placed):
+        assert all(math.hypot(x - u, y - v) >= 8 for u, v in placed[:k])
+    element.get_by_role("button", name="By parameters").click()
+    ordered = sorted(milestones.MILESTONES, key=lambda one: one.date)
+    shown = element.locator("circle").evaluate_all(spots)
+    known = [(one.parameters, spot) for one, spot in zip(ordered, shown, strict=True) if one.parameters]
+    assert all((spot[0] == "none") == (one.parameters is None) for one, spot in zip(ordered, shown, strict=True))
+    heights = np.array([spot[2] for _, spot in known])
+    logs = np.log10([size for size, _ in known])
+    slope, start = np.polyfit(logs, heights, 1)
+    assert slope < 0 and np.abs(heights - (slope * logs + start)).max() < 0.1
+    times = np.array([int(one.date[:4]) + (int(one.date[5:]) - 0.5) / 12 for one in ordered if one.parameters])
+    across = np.array([spot[1] for _, spot in known])
+    slope, start = np.polyfit(times, across, 1)
+    assert slope > 0 and np.abs(across - (slope * times + start)).max() < 0.1
+    sticks = element.locator(".stick").evaluate_all("all => all.filter(p => p.getAttribute('d')).length")
+    assert sticks == sum(one.active is not None for one in milestones.MILESTONES)
+
+
+@browser_test
+def test_the_timeline_knows_ancestors_and_leads_to_sections(opened: Callable[..., Opened]) -> None:
+    page = opened("timeline").page
+    kin = page.evaluate(
+        "() => { const e = document.querySelector('alignlab-timeline');"
+        " return [...e.constructor.kinOf(e.data.milestones, 'RoBERTa')]; }"
+    )
+
+    def ancestors(name: str) -> set[str]:
+        its = next(one for one in milestones.MILESTONES if one.name == name)
+        return {name}.union(*(ancestors(parent) for parent in its.parents))
+
+    assert set(kin) == ancestors("RoBERTa")  # nothing on the timeline grew from it
+    assert page.locator("alignlab-timeline .card-of a").count() == 0
+    page.evaluate("document.documentElement.dataset.content_root = '../../'")
+    page.evaluate(
+        "() => { const e = document.createElement('alignlab-timeline');"
+        " e.data = document.querySelector('alignlab-timeline').data; e.id = 'second'; document.body.append(e); }"
+    )
+    link = page.locator("#second .card-of a").first
+    assert link.get_attribute("href") == "../../book/ch01_structure/large_model.html#sec-1-1-1"
+
+
+@browser_test
 @EACH
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -1904,6 +2179,57 @@ def test_the_field_of_gradients_equals_the_librarys_and_its_estimates_are_unbias
                 assert ((sampled.mean(0) - torch.tensor(got["plain"])).abs() < within).all()
 
 
+@browser_test
+def test_the_clip_table_has_the_librarys_losses_and_the_scale_changes_no_choice(opened: Callable[..., Opened]) -> None:
+    from alignlab.losses.contrastive import clip_loss
+
+    page, data = opened("clip_table").page, clip_table_data()
+    for one in data["sets"]:
+        cosines = torch.tensor(one["cosines"], dtype=torch.float64)
+        values, axes = torch.linalg.eigh(torch.eye(12, dtype=torch.float64) * 40 + _off_diagonal(cosines))
+        vectors = axes * values.sqrt()  # rows with these products, all of length sqrt(40)
+        for scale in (1.0, 14.3, 100.0):
+            got = page.evaluate(
+                "([c, s]) => customElements.get('alignlab-clip_table').losses(c, s)", [one["cosines"], scale]
+            )
+            want = clip_loss(vectors[:6], vectors[6:], 40 * scale)
+            pairs = [(a + b) / 2 for a, b in zip(got["rows"], got["columns"], strict=True)]
+            assert pairs == pytest.approx(want.tolist()) and got["mean"] == pytest.approx(want.mean().item())
+            shares = page.evaluate(
+                "([c, s]) => customElements.get('alignlab-clip_table').shares(c, s)", [one["cosines"], scale]
+            )
+            assert torch.allclose(torch.tensor(shares, dtype=torch.float64), (scale * cosines).softmax(-1))
+    element = page.locator("alignlab-clip_table")
+    page.evaluate(
+        "document.querySelector('alignlab-clip_table')"
+        ".addEventListener('alignlab-update', e => { window.last = e.detail; })"
+    )
+    found = []
+    for at in (0, 20, 40):
+        element.get_by_label("Scale s").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", at)
+        found.append(page.evaluate("[window.last.scale, window.last.right]"))
+    assert [scale for scale, _ in found] == pytest.approx([1, 10, 100]) and len({right for _, right in found}) == 1
+    element.get_by_label("Pairs in the batch").evaluate("e => { e.value = 1; e.dispatchEvent(new Event('input')); }")
+    part = [row[:3] for row in data["sets"][0]["cosines"][:3]]
+    assert page.evaluate("window.last.loss") == pytest.approx(
+        page.evaluate("c => customElements.get('alignlab-clip_table').losses(c, 100).mean", part)
+    )
+    element.get_by_label("Pairs in the batch").evaluate("e => { e.value = 4; e.dispatchEvent(new Event('input')); }")
+    element.get_by_role("button", name="Same words").click()
+    element.get_by_role("button", name="Text chooses picture").click()
+    cells = [float(text.replace("−", "-")) for text in element.locator("tbody td").all_text_contents()]
+    want = (100 * torch.tensor(data["sets"][1]["cosines"])).softmax(0).flatten()
+    assert torch.allclose(torch.tensor(cells), want, atol=0.006)
+    element.get_by_role("button", name="Learned scale").click()
+    assert page.evaluate("window.last.scale") == pytest.approx(14.3)
+
+
+def _off_diagonal(block: torch.Tensor) -> torch.Tensor:
+    """[[0, block], [block^T, 0]]: products of pictures and texts, none among themselves."""
+    nothing = torch.zeros_like(block)
+    return torch.cat([torch.cat([nothing, block], 1), torch.cat([block.T, nothing], 1)])
+
+
 def cloud_spread(data: dict[str, Any], episodes: int, baseline: bool, runs: int = 40_000) -> float:
     """Spread of REINFORCE's estimate from so many episodes, by a simulation apart from the page's, in NumPy."""
     draw, p, gamma = np.random.default_rng(0), np.array(data["p"]), data["gamma"]
@@ -2119,3 +2445,496 @@ def test_the_target_shown_follows_lambda_and_n(opened: Callable[..., Opened]) ->
     host.get_by_label("n", exact=True).fill("2")
     seen = page.evaluate("window.seen")
     assert seen["target"] == pytest.approx(seen["gains"][2])
+
+
+# ---- attention heads
+
+
+def test_packed_attention_weights_are_within_a_step_of_the_true_ones() -> None:
+    from alignlab.explorers.heads import attention_example, unpacked_weights
+
+    for length in (5, 6):  # an odd and an even number of codes
+        scores = 3 * torch.randn(3, 3, length, length, generator=torch.Generator().manual_seed(length))
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).double()
+        read = unpacked_weights(attention_example("x", ["t"] * length, weights))
+        assert torch.allclose(read.sum(-1), torch.ones(()).double()) and read.triu(1).abs().max() == 0
+        assert (read - weights).abs().max() < 0.08  # half a step of the square root at 1, and the rows' scaling
+        assert (read - weights).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("weights", "complaint"),
+    [
+        (torch.full((1, 2, 3, 3), 1 / 3), "reads a later one"),
+        (torch.eye(3).expand(2, 2, 3, 3) * 0.9, r"misses 1 by 0\.1"),
+        (torch.eye(4).expand(2, 2, 4, 4), "for 3 tokens"),
+    ],
+)
+def test_weights_that_are_no_causal_attention_are_refused(weights: torch.Tensor, complaint: str) -> None:
+    from alignlab.explorers.heads import attention_example
+
+    with pytest.raises(ValueError, match=complaint):
+        attention_example("x", ["a", "b", "c"], weights)
+
+
+HEADS = ROOT / "labs" / "explorers" / "attention_heads.json"
+
+
+@pytest.mark.skipif(not HEADS.exists(), reason="the lab ch01_open_the_model has not been run yet")
+def test_the_labs_heads_are_those_of_smollm2_and_small_enough_for_a_page() -> None:
+    from alignlab.explorers.heads import unpacked_weights
+
+    assert HEADS.stat().st_size < 60_000
+    data = json.loads(HEADS.read_text(encoding="utf-8"))["data"]
+    assert [example["title"] for example in data["examples"]] == ["Who are you?", "What is 17 + 25?"]
+    for example in data["examples"]:
+        assert (example["layers"], example["heads"]) == (30, 9)
+        weights = unpacked_weights(example)
+        assert torch.allclose(weights.sum(-1), torch.ones(()).double())
+        before = weights.diagonal(-1, -2, -1)[..., 1:].mean(-1)  # the token before, from the third token on
+        first = weights[:, :, 2:, 0].mean()
+        assert before.max() > 0.8 and first > 0.3  # a head that copies the neighbour; most attention rests on the first
+
+
+@browser_test
+def test_the_weights_and_scores_of_heads_equal_those_in_python(opened: Callable[..., Opened]) -> None:
+    from alignlab.explorers.heads import unpacked_weights
+
+    page, data = opened("attention_heads").page, attention_heads_data()
+    for example in data["examples"]:
+        found = page.evaluate(
+            """(example) => {
+          const E = customElements.get("alignlab-attention_heads");
+          const weights = E.unpackWeights(example);
+          const scores = Object.entries(E.headScores(example, weights)).map(([name, list]) => [name, Array.from(list)]);
+          const read = E.tokensRead([0.5, 0.25, 0.25, 0]);
+          return { weights: Array.from(weights), scores: Object.fromEntries(scores), read };
+        }""",
+            example,
+        )
+        weights = unpacked_weights(example)
+        assert torch.allclose(torch.tensor(found["weights"], dtype=torch.float64), weights.flatten(), atol=1e-12)
+        tokens, length = example["tokens"], len(example["tokens"])
+        rows = range(2, length)
+        for layer in range(3):
+            for head in range(4):
+                w, at = weights[layer, head], layer * 4 + head
+                copies = {t: [s for s in range(t) if tokens[s] == tokens[t]] for t in rows}
+                copied = [sum(w[t, s].item() for s in copies[t]) for t in rows if copies[t]]
+                want = {
+                    "first": sum(w[t, 0].item() for t in rows) / len(rows),
+                    "previous": sum(w[t, t - 1].item() for t in rows) / len(rows),
+                    "itself": sum(w[t, t].item() for t in rows) / len(rows),
+                    "same": sum(copied) / len(copied) if copied else 0.0,
+                }
+                assert {name: found["scores"][name][at] for name in want} == pytest.approx(want)
+        assert found["read"] == pytest.approx(math.exp(1.5 * math.log(2)))
+
+
+@browser_test
+def test_head_and_token_are_chosen_by_slider_by_button_and_on_the_map(opened: Callable[..., Opened]) -> None:
+    from alignlab.explorers.heads import unpacked_weights
+
+    page, data = opened("attention_heads").page, attention_heads_data()
+    element = page.locator("alignlab-attention_heads")
+    page.evaluate(
+        "document.querySelector('alignlab-attention_heads')"
+        ".addEventListener('alignlab-update', e => { window.last = e.detail; })"
+    )
+    element.get_by_role("button", name="Strongest: token before").click()
+    last = page.evaluate("window.last")
+    assert (last["layer"], last["head"], last["kind"]) == (1, 2, "previous") and last["share"] > 0.9
+    element.locator(".strip .token").nth(4).click()
+    last = page.evaluate("window.last")
+    assert last["best"] == 3
+    weights = unpacked_weights(data["examples"][1])
+    assert last["row"] == pytest.approx(weights[1, 2, 4, :5].tolist())
+    element.get_by_role("button", name="a head with a name").click()
+    last = page.evaluate("window.last")
+    assert (last["example"], last["layer"], last["head"], last["position"]) == (1, 2, 3, 8)
+    element.get_by_label("Layer").evaluate("e => { e.value = 1; e.dispatchEvent(new Event('input')); }")
+    assert page.evaluate("window.last.layer") == 1
+    box = element.locator("svg.map").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 32, box["y"] + 20)
+    assert page.evaluate("[window.last.layer, window.last.head]") == [0, 0]
+    element.get_by_role("button", name="Who are you?").click()
+    assert page.evaluate("[window.last.example, window.last.position]") == [0, 8]
+
+
+@browser_test
+def test_the_planners_laws_and_optima_are_the_librarys(opened: Callable[..., Opened]) -> None:
+    page = opened("scaling_planner").page
+    for law in (scaling.CHINCHILLA, scaling.REPLICATION, scaling.LossLaw(2.6, 15.0, 9e4, 0.49, 1.05)):
+        for n, d, served in ((70e9, 1.4e12, 1e13), (3e4, 4e5, 1e6), (405e9, 15.6e12, 0.0)):
+            got = page.evaluate(
+                """([law, n, d, served]) => {
+              const E = customElements.get("alignlab-scaling_planner");
+              const loss = E.lawLoss(law, n, d);
+              const [best, least] = [E.lawOptimal(law, 6 * n * d), E.leastCompute(law, loss)];
+              return {loss, best, least, life: E.lifetimeOptimum(law, loss, served), tokens: E.tokensFor(law, n, loss)};
+            }""",
+                [vars(law), n, d, served],
+            )
+            loss = law(n, d)
+            assert got["loss"] == pytest.approx(loss)
+            assert got["best"] == pytest.approx(law.optimal(6 * n * d))
+            assert law.frontier(got["least"]) == pytest.approx(loss) and got["least"] <= 6 * n * d * 1.0001
+            assert got["life"] == pytest.approx(law.lifetime_optimum(loss, served), rel=1e-4)
+            assert got["tokens"] == pytest.approx(d, rel=1e-6)
+    with pytest.raises(ValueError, match="floor"):
+        scaling.REPLICATION.lifetime_optimum(1.0, 0.0)
+    assert page.evaluate(
+        "(law) => customElements.get('alignlab-scaling_planner').leastCompute(law, 1.0)", vars(scaling.REPLICATION)
+    ) == float("inf")
+
+
+@browser_test
+def test_the_planner_follows_a_model_a_slider_and_the_tokens_served(opened: Callable[..., Opened]) -> None:
+    page = opened("scaling_planner").page
+    page.evaluate(
+        "document.querySelector('alignlab-scaling_planner')"
+        ".addEventListener('alignlab-update', (e) => { window.seen = e.detail; })"
+    )
+    host = page.locator("alignlab-scaling_planner")
+    host.get_by_label("Start from").select_option("2")
+    seen = page.evaluate("window.seen")
+    assert seen["flops"] == pytest.approx(3.79e25, rel=1e-3) and seen["law"] == "Replication, 2024"
+    assert seen["hours"] == pytest.approx(3.79e25 / (989e12 * 0.4) / 3600, rel=1e-3)
+    assert "6ND in that time is 34.5% of the peak" in (host.locator(".source").text_content() or "")
+    host.get_by_label("Tokens served").fill("25")
+    later = page.evaluate("window.seen")
+    assert later["life"][0] < 0.9 * seen["life"][0] and later["best"] == pytest.approx(seen["best"])
+    host.get_by_label("Parameters").fill("150")
+    moved = page.evaluate("window.seen")
+    assert moved["n"] < 405e9 and moved["flops"] == pytest.approx(seen["flops"])
+    host.get_by_role("button", name="Hold compute").click()
+    host.get_by_label("Parameters").fill("140")
+    freed = page.evaluate("window.seen")
+    assert freed["d"] == pytest.approx(moved["d"]) and freed["flops"] < 0.8 * moved["flops"]
+    assert host.get_by_label("Start from").input_value() == ""
+    host.get_by_role("button", name="A ladder").click()
+    own = page.evaluate("window.seen")
+    assert own["law"] == "A ladder" and own["n"] == 227_808
+    assert own["loss"] == pytest.approx(scaling.LossLaw(2.6, 15.0, 9e4, 0.49, 1.05)(227_808.0, 793_600.0))
+    box = host.locator("svg.plane").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.4, box["y"] + 100)
+    assert page.evaluate("window.seen.n") < 100_000
+
+
+@browser_test
+def test_rotation_in_the_page_equals_the_librarys(opened: Callable[..., Opened]) -> None:
+    page, data = opened("rope").page, rope_data()
+    settings = [
+        (1e5, 1.0, 0.0), (1e5, 1.0, 20_000.0), (100.0, 1.0, 7.0), (1e5, 4.0, 0.0), (1e7, 0.25, 3.0), (1e5, 0.0, 0.0),
+    ]  # fmt: skip
+    for example in data["examples"]:
+        for head in example["heads"]:
+            vectors = vectors_of(head, data["size"])
+            got = page.evaluate(
+                """([head, size, settings]) => {
+                  const E = customElements.get("alignlab-rope");
+                  const both = E.unpackHead(head, size);
+                  return settings.map(([theta, stretch, shift]) => {
+                    const speeds = E.frequencies(size, theta);
+                    const { scores, weights } = E.look(both, both.keys.map((_, n) => shift + stretch * n), speeds);
+                    const far = both.keys.length - 1;
+                    return { scores, weights, first: E.scoreAt(both.query, both.keys[0], stretch * far, speeds) };
+                  });
+                }""",
+                [head, data["size"], settings],
+            )
+            for (theta, stretch, shift), found in zip(settings, got, strict=True):
+                want = rope_row(vectors, theta, lambda p, by=stretch, more=shift: more + by * p)
+                assert found["weights"] == pytest.approx(want, abs=1e-9), (theta, stretch, shift)
+                assert found["first"] == pytest.approx(found["scores"][0], abs=1e-9)
+            assert got[0]["weights"] == pytest.approx(head["row"], abs=1e-9)
+            assert got[1]["weights"] == pytest.approx(got[0]["weights"], abs=1e-9)  # a shift changes nothing
+            assert got[3]["weights"] != pytest.approx(got[0]["weights"], abs=1e-3)
+
+
+@browser_test
+def test_a_shift_moves_no_weight_and_missing_positions_do(opened: Callable[..., Opened]) -> None:
+    page, data = opened("rope").page, rope_data()
+    element = page.locator("alignlab-rope")
+    page.evaluate(
+        "document.querySelector('alignlab-rope').addEventListener('alignlab-update', e => { window.last = e.detail; })"
+    )
+
+    def move(label: str, step: int) -> dict[str, Any]:
+        script = f"e => {{ e.value = {step}; e.dispatchEvent(new Event('input')); }}"
+        element.get_by_label(label).evaluate(script)
+        found: dict[str, Any] = page.evaluate("window.last")
+        return found
+
+    assert move("Shift all by", 5)["moved"] < 1e-9
+    assert element.get_by_text("Every weight is as trained").count() == 1
+    without = move("Positions times", 0)
+    row = rope_row(vectors_of(data["examples"][1]["heads"][0], data["size"]), place=lambda p: 0 * p)
+    assert without["weights"] == pytest.approx(row, abs=1e-9) and without["moved"] > 0.01
+    element.get_by_role("button", name="As trained").click()
+    assert page.evaluate("window.last.moved") < 1e-9
+    element.get_by_role("button", name="reads").click()
+    element.locator(".look").nth(2).click()
+    last = page.evaluate("window.last")
+    assert (last["chosen"], last["distance"]) == (2, 6)
+    element.get_by_role("button", name="Who?").click()
+    assert len(page.evaluate("window.last.weights")) == 5
+
+
+def vectors_of(head: dict[str, Any], size: int) -> torch.Tensor:
+    bits = np.frombuffer(base64.b64decode(head["bits"]), dtype="<i2").astype(np.float64)
+    return torch.from_numpy(bits).view(-1, size) * head["scale"]
+
+
+MODEL_TOUR = ROOT / "labs" / "explorers" / "model_tour.json"
+
+
+def test_a_tour_whose_parts_do_not_fit_is_refused() -> None:
+    from alignlab.explorers.tour import tour_example
+
+    x = torch.ones(4)
+    layers = [dict.fromkeys(("norm1",), x)]
+    with pytest.raises(ValueError, match="1 layers and 2 tokens do not fit"):
+        tour_example("x", ["a", "b"], x, layers, torch.ones(1, 2, 3), torch.ones(2, 2, 4), x, [[], []])
+    with pytest.raises(ValueError, match="beyond a 16-bit float"):
+        tour_example("x", ["a"], 1e6 * x, [], torch.ones(0, 2, 1), torch.ones(1, 1, 4), x, [[]])
+
+
+@browser_test
+def test_the_tour_shows_the_decoders_own_numbers(opened: Callable[..., Opened]) -> None:
+    page, data = opened("model_tour").page, model_tour_data()
+    decoder = small_decoder()
+    for example, ids in zip(data["examples"], data["ids"], strict=True):
+        found = page.evaluate(
+            """(example) => {
+          const one = customElements.get("alignlab-model_tour").opened(example);
+          const names = ["in", "attention", "middle", "gate", "up", "inner", "mlp", "out"];
+          return { layers: [1, 2, 3].map((l) => Object.fromEntries(names.map((name) => [name, one.at(l, name)]))),
+                   final: one.at(4, "final"), streams: [0, 1, 2, 3].map((l) => ids.map((_, t) => one.stream(l, t))),
+                   looks: [1, 2, 3].map((l) => [0, 1, 2, 3].map((head) => one.look(l, head))) };
+        }""".replace("ids.map", "example.tokens.map"),
+            example,
+        )
+        states = []
+        hooks = [
+            block.register_forward_hook(lambda m, args, out, states=states: states.append((args[0], out)))
+            for block in decoder.layers
+        ]
+        final = decoder.hidden(torch.tensor([ids]))[0, -1]
+        for hook in hooks:
+            hook.remove()
+        for layer, (before, after) in zip(found["layers"], states, strict=True):
+            for name, tensor in (("in", before), ("out", after)):
+                assert layer[name]["values"] == pytest.approx(tensor[0, -1, :8].tolist(), rel=1e-3, abs=1e-4)
+                size = tensor[0, -1].square().mean().sqrt().item()
+                assert layer[name]["rms"] == pytest.approx(size, rel=1e-3)
+            sums = [a + b for a, b in zip(layer["middle"]["values"], layer["mlp"]["values"], strict=True)]
+            assert layer["out"]["values"] == pytest.approx(sums, rel=5e-3, abs=5e-3)
+            products = [
+                g / (1 + math.exp(-g)) * u for g, u in zip(layer["gate"]["values"], layer["up"]["values"], strict=True)
+            ]
+            assert layer["inner"]["values"] == pytest.approx(products, rel=1e-2, abs=5e-3)
+        assert found["final"]["values"] == pytest.approx(final[:8].tolist(), rel=1e-3, abs=1e-4)
+        want = torch.stack([states[0][0][0], *(after[0] for _, after in states)]).square().mean(-1).sqrt()
+        assert torch.allclose(torch.tensor(found["streams"]), want, rtol=1e-3)
+        sums_of_weights = torch.tensor(found["looks"]).sum(-1)
+        assert (sums_of_weights - 1).abs().max() < 0.034 * len(ids)
+
+
+@browser_test
+def test_the_tour_steps_through_every_station_and_ends_at_the_answer(opened: Callable[..., Opened]) -> None:
+    page, data = opened("model_tour").page, model_tour_data()
+    element = page.locator("alignlab-model_tour")
+    page.evaluate(
+        "document.querySelector('alignlab-model_tour')"
+        ".addEventListener('alignlab-update', e => { window.last = e.detail; })"
+    )
+    layer = element.get_by_label("Layer", exact=True)
+    layer.evaluate("e => { e.value = 0; e.dispatchEvent(new Event('input')); }")
+    seen = [page.evaluate("[window.last.layer, window.last.station]")]
+    forward = element.get_by_role("button", name="Next step")
+    while forward.is_enabled():
+        forward.click()
+        seen.append(page.evaluate("[window.last.layer, window.last.station]"))
+    assert len(seen) == 1 + 3 * 11 + 2 and seen[0] == [0, "Look up"] and seen[-1] == [4, "Logits"]
+    assert page.evaluate("window.last.guesses") == [list(one) for one in data["examples"][0]["guesses"][-1]]
+    element.get_by_role("button", name="Back").click()
+    assert page.evaluate("window.last.station") == "Last norm"
+    layer.evaluate("e => { e.value = 2; e.dispatchEvent(new Event('input')); }")
+    last = page.evaluate("window.last")
+    assert last["layer"] == 2 and last["guesses"] == [list(one) for one in data["examples"][0]["guesses"][1]]
+    first = last["weights"]
+    element.get_by_label("Head", exact=True).evaluate("e => { e.value = 3; e.dispatchEvent(new Event('input')); }")
+    assert page.evaluate("window.last.weights") != first
+    element.get_by_role("button", name="9. Gate and up").click()
+    assert list(page.evaluate("window.last.tensors")) == ["gate", "up", "silu(gate) · up"]
+    element.get_by_role("button", name="A longer text").click()
+    assert page.evaluate("[window.last.example, window.last.weights.length]") == [1, 8]
+
+
+@pytest.mark.skipif(not MODEL_TOUR.exists(), reason="the lab ch01_open_the_model has not been run yet")
+def test_the_tours_data_are_the_models_and_small_enough_for_a_page() -> None:
+    assert MODEL_TOUR.stat().st_size < 40_000
+    data = json.loads(MODEL_TOUR.read_text(encoding="utf-8"))["data"]
+    assert [len(example["tokens"]) for example in data["examples"]] == [13, 27]
+    assert all(example["layers"] == 30 and example["heads"] == 9 for example in data["examples"])
+    assert [example["guesses"][-1][0][0] for example in data["examples"]] == ["I", "3"]
+
+
+def as_architecture(m: dict[str, Any]) -> counting.Architecture:
+    """A row of the counter as the library's sizes."""
+    latent, experts = m["latent"], m["experts"]
+    return counting.Architecture(
+        m["vocab"], m["d"], m["ff"], m["layers"], m["heads"], m["kv"], m["head"], m["context"],
+        tie_word_embeddings=m["tied"], attention_bias=m["bias"], query_key_norm=m["norm"],
+        latent=counting.Latent(*latent) if latent else None, experts=counting.Experts(*experts) if experts else None,
+    )  # fmt: skip
+
+
+@browser_test
+def test_the_counter_counts_as_the_library_does(opened: Callable[..., Opened]) -> None:
+    page, data = opened("parameter_counter").page, counter_data()
+    settings = [
+        {"layers": 1, "width": 1, "inner": 1, "shared": 0},  # as published
+        {"layers": 0.5, "width": 1, "inner": 1.5, "shared": 4},
+        {"layers": 2, "width": 0.5, "inner": 0.25, "shared": 64},
+        {"layers": 0.25, "width": 1.25, "inner": 1, "shared": 3},
+    ]
+    got = page.evaluate(
+        """([models, settings]) => {
+          const E = customElements.get('alignlab-parameter_counter');
+          return models.flatMap((one) => settings.map((s) => {
+            const m = E.changed(one, {...s, shared: s.shared || one.heads / one.kv});
+            return {m, all: E.parameters(m), used: E.activeParameters(m), read: E.forwardFlops(m, 512, 0, 512),
+                    step: E.forwardFlops(m, 1, 4095, 1), cache: E.cacheBytes(m, 4096, 3)};
+          }));
+        }""",
+        [data["models"], settings],
+    )
+    assert len(got) == len(counting.PUBLISHED) * len(settings)
+    for one in got:
+        a = as_architecture(one["m"])
+        assert one["all"] == counting.parameters(a) and one["used"] == counting.active_parameters(a)
+        assert one["read"] == pytest.approx(sum(counting.forward_flops(a, 512).values()), rel=1e-12)
+        assert one["step"] == pytest.approx(sum(counting.forward_flops(a, 1, past=4095).values()), rel=1e-12)
+        assert one["cache"] == counting.kv_cache_bytes(a, 4096, batch=3)
+    for one, model in zip(got[:: len(settings)], data["models"], strict=True):
+        assert sum(one["all"].values()) == model["total"] and sum(one["used"].values()) == model["used"]
+
+
+@browser_test
+def test_the_counter_opens_on_a_published_model_and_goes_back_to_it(opened: Callable[..., Opened]) -> None:
+    page = opened("parameter_counter").page
+    element = page.locator("alignlab-parameter_counter")
+    page.evaluate(
+        "document.querySelector('alignlab-parameter_counter')"
+        ".addEventListener('alignlab-update', e => { window.last = e.detail; })"
+    )
+    for number, model in enumerate(counting.PUBLISHED):
+        element.get_by_label("Model", exact=True).select_option(str(number))
+        row = counting.plain(model)
+        last = page.evaluate("window.last")
+        assert last["total"] == row["total"] and last["model"]["kv"] == row["kv"]
+        assert f"stated: {model.stated}" in element.locator(".figures").inner_text()
+    layers = element.get_by_label("Layers L", exact=True)
+    element.get_by_label("Model", exact=True).select_option("7")  # Llama-2-7B
+    published = page.evaluate("window.last.total")
+    layers.evaluate("e => { e.value = 2; e.dispatchEvent(new Event('input')); }")
+    assert page.evaluate("window.last.model.layers") == 16
+    assert "stated" not in element.locator(".figures").inner_text()
+    element.get_by_role("button", name="As published").click()
+    assert page.evaluate("window.last.total") == published
+
+
+@browser_test
+def test_sharing_key_heads_shrinks_the_cache_and_a_latent_one_does_not_care(opened: Callable[..., Opened]) -> None:
+    page = opened("parameter_counter").page
+    element = page.locator("alignlab-parameter_counter")
+    page.evaluate(
+        "document.querySelector('alignlab-parameter_counter')"
+        ".addEventListener('alignlab-update', e => { window.last = e.detail; })"
+    )
+    shared = element.get_by_label("Queries per key head")
+    shared.evaluate("e => { e.value = 6; e.dispatchEvent(new Event('input')); }")
+    latent = page.evaluate("window.last")
+    assert latent["cache"] == counting.kv_cache_bytes(counting.published("DeepSeek-V3").architecture, 4096)
+    assert latent["total"] == counting.plain(counting.published("DeepSeek-V3"))["total"]
+    element.get_by_label("Model", exact=True).select_option("7")
+    before = page.evaluate("window.last.cache")
+    shared.evaluate("e => { e.value = 6; e.dispatchEvent(new Event('input')); }")
+    assert page.evaluate("window.last.cache") * 8 == before and page.evaluate("window.last.model.kv") == 4
+    element.get_by_label("Context T").evaluate("e => { e.value = e.max; e.dispatchEvent(new Event('input')); }")
+    assert page.evaluate("window.last.cache") * 8 == before * 32
+
+
+# ---- the tokenizer
+
+TOKEN_IDS = """async (texts) => {
+  const E = customElements.get("alignlab-tokenizer");
+  const bpe = E.bpeOf(await E.unpackedMerges(globalThis.alignlabStatics.smollm2_merges));
+  return texts.map((text) => ({
+    ids: bpe.ids(text),
+    pieces: bpe.pieces(text).map((piece) => piece.text),
+    most: bpe.pieces(text).map((one) => [0, 100, 5000, 48900].map((most) => bpe.tokens(one, E.reached(one, most)).length)),
+    falls: E.falls(bpe.pieces(text)),
+  }));
+}"""
+
+
+def unusual_texts() -> list[str]:
+    """Letters of all scripts, spaces of many widths, emoji, special tokens, and bytes that SmolLM2 has no token for."""
+    rng = random.Random(0)
+    draws: list[Callable[[], str]] = [
+        lambda: rng.choice("abc etaoin  \n\t.,'s'll 0123456789()-_ĠĊ"),
+        lambda: chr(rng.randint(0x20, 0x52F)),
+        lambda: chr(rng.choice([rng.randint(0x900, 0xD7A3), rng.randint(0xF900, 0xFFFD)])),
+        lambda: chr(rng.randint(0x1F300, 0x1FAD0)),
+        lambda: rng.choice(["the", " and", "\r\n", "  ", "\u3000", "\u200d", "\ufeff", "\x85", "\x1c", "\x04", "²"]),
+    ]
+    texts = ["".join(rng.choice(draws)() for _ in range(rng.randint(0, 30))) for _ in range(400)]
+    texts = ["".join(c for c in text if unicodedata.category(c) != "Cn") for text in texts]
+    return [*texts, "<|im_start|>user\n你<|im_end|>", "\n\n1. a  2", "a" * 200, "中" * 80]
+
+
+@browser_test
+def test_the_tokenizers_ids_are_the_librarys_on_unusual_text(opened: Callable[..., Opened]) -> None:
+    ours = smollm2_merges.tokenizer()
+    texts = unusual_texts()
+    got = opened("tokenizer").page.evaluate(TOKEN_IDS, texts)
+    for text, answer in zip(texts, got, strict=True):
+        assert answer["ids"] == ours.encode(text, missing="drop"), text
+    plain = [(text, answer) for text, answer in zip(texts, got, strict=True) if "<|im" not in text]
+    assert all(answer["pieces"] == ours.pieces(text) for text, answer in plain)
+
+
+@browser_test
+def test_fewer_merges_give_the_tokens_of_a_tokenizer_that_learned_only_those(opened: Callable[..., Opened]) -> None:
+    ours = smollm2_merges.tokenizer()
+    texts = [*unusual_texts()[:150], "Antidisestablishmentarianism, strawberries"]
+    got = opened("tokenizer").page.evaluate(TOKEN_IDS, texts)
+    for k, limit in enumerate((0, 100, 5000, 48_900)):
+        few = bpe.Tokenizer(ours.vocabulary, ours.merges[:limit])
+        for text, answer in zip(texts, got, strict=True):
+            pieces = [piece.encode() for piece in ours.pieces(text)]
+            kept = [bytes(byte for byte in piece if bytes([byte]) in ours.vocabulary) for piece in pieces]
+            want = [len(few.merge(piece)) for piece in kept]
+            assert [counts[k] for counts in answer["most"]] == want, text
+            assert sum(want) == sum(map(len, kept)) - sum(place <= limit for place in answer["falls"])
+
+
+@browser_test
+def test_a_typed_text_shows_its_ids_and_a_lost_byte_is_told(opened: Callable[..., Opened]) -> None:
+    visit = opened("tokenizer")
+    ours, page = smollm2_merges.tokenizer(), visit.page
+    page.wait_for_function("globalThis.alignlabStatics.smollm2_merges")
+    page.wait_for_timeout(400)
+    for text in ("Zebras 你好 42!", "one\x04two"):
+        page.locator("alignlab-tokenizer textarea").fill(text)
+        ids = ours.encode(text, missing="drop")
+        assert page.locator("alignlab-tokenizer .ids").inner_text() == f"Ids {' '.join(map(str, ids))}"
+        assert page.locator("alignlab-tokenizer .piece-button").count() == len(ours.pieces(text))
+    assert "1 lost: 0x04" in page.locator("alignlab-tokenizer .figures").inner_text()
+    assert visit.errors == []

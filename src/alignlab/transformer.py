@@ -4,8 +4,9 @@ Its modules carry the names of transformers' Llama, so that weights load by name
 modules of a transformers model (adapters included) without copying them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
@@ -28,6 +29,15 @@ class Config:
     rope_theta: float = 10_000.0
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} query heads cannot share {self.num_key_value_heads} key and value heads; "
+                "num_key_value_heads must divide num_attention_heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim is {self.head_dim}; rotary positions turn pairs, so it must be even")
 
     @classmethod
     def of(cls, config: Any) -> Self:
@@ -204,6 +214,56 @@ class Transformer(nn.Module):
         return self
 
     @classmethod
+    def load(cls, folder: str | Path) -> "Transformer":
+        """The decoder of a folder that transformers saved, with config.json and *.safetensors, in evaluation mode.
+
+        FileNotFoundError where one of them is not there, ValueError as from `Config.of` and `load_weights`.
+        """
+        from safetensors.torch import load_file
+        from transformers import AutoConfig
+
+        files = sorted(Path(folder).glob("*.safetensors"))
+        if not files or not (Path(folder) / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} is no checkpoint: it needs config.json and *.safetensors")
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        try:
+            return cls(Config.of(AutoConfig.from_pretrained(folder))).load_weights(weights).eval()
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> Self:
+        """Copy a checkpoint's tensors in, by the names of transformers' Llama, with "model." in front or without.
+
+        A tied output matrix may be left out or repeated; rotary frequencies of old checkpoints are passed over.
+        ValueError, before anything is copied, that names what is missing, unknown, of another shape or not a number.
+        """
+        given = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        given = {name: tensor for name, tensor in given.items() if not name.endswith("rotary_emb.inv_freq")}
+        own = dict(self.named_parameters())  # a tied output matrix stands here once, as embed_tokens.weight
+        faults = []
+        if self.config.tie_word_embeddings and (output := given.pop("lm_head.weight", None)) is not None:
+            embedding = given.setdefault("embed_tokens.weight", output)
+            if embedding.shape != output.shape or not torch.equal(embedding, output):
+                faults.append("lm_head.weight differs from embed_tokens.weight, though tie_word_embeddings is set")
+        faults += _listed("missing", [f"{name} {tuple(own[name].shape)}" for name in own if name not in given])
+        faults += _listed("unknown", [f"{name} {tuple(given[name].shape)}" for name in given if name not in own])
+        both = [name for name in own if name in given]
+        misshapen = [
+            f"{name} is {tuple(given[name].shape)}, expected {tuple(own[name].shape)}"
+            for name in both
+            if given[name].shape != own[name].shape
+        ]
+        faults += _listed("misshapen", misshapen)
+        if not faults:  # the one check that reads every number
+            faults = _listed("not finite", [name for name in both if not given[name].isfinite().all()])
+        if faults:
+            raise ValueError("the checkpoint does not fit the decoder. " + ". ".join(faults))
+        with torch.no_grad():
+            for name in both:
+                own[name].copy_(given[name])
+        return self
+
+    @classmethod
     def view(cls, model: nn.Module) -> "Transformer":
         """The same network over the very modules of a transformers model of the Llama family (no weight is copied).
 
@@ -251,8 +311,10 @@ class Transformer(nn.Module):
         batch, length = input_ids.shape
         past = cache.length if cache is not None else 0
         if past + length > self.config.max_position_embeddings:
+            cached = f" ({past} in the cache, {length} new)" if past else ""
             raise ValueError(
-                f"{past + length} tokens exceed the model's context of {self.config.max_position_embeddings}; shorten"
+                f"{past + length} tokens exceed the model's context of {self.config.max_position_embeddings}{cached}: "
+                f"those from position {self.config.max_position_embeddings} on have no place; shorten the text"
             )
         mask: Tensor | None
         if tree is not None:
@@ -274,17 +336,31 @@ class Transformer(nn.Module):
             # A padding query sees itself, so that its softmax is over something; nobody sees it.
             mask = attention_mask.bool()[:, None, :] & _causal(past, length, input_ids.device)
             mask = (mask | _itself(past, length, input_ids.device))[:, None]
+        return self.states(self.embed_tokens(input_ids), positions, mask, cache)
+
+    def states(self, x: Tensor, positions: Tensor, mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """The last layer's normalized states, (B, T, hidden), of inputs that are vectors already: x (B, T, hidden).
+
+        So an image's patches stand among tokens, and another mask makes another architecture. positions: (B or 1, T),
+        by which queries and keys are turned; where all are 0, nothing is. mask: None for causal, else (B or 1, 1 or
+        heads, T, S): True where a row may see a column, or numbers that are added to the scores.
+        """
         rotary = rotary_angles(self.config, positions)
-        x = self.embed_tokens(input_ids)
         for layer, block in enumerate(self.layers):
             x = block(x, rotary, mask, cache, layer)
         if cache is not None:
-            cache.length += length
+            cache.length += x.shape[1]
         return self.norm(x)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Next-token logits (B, T, vocab); arguments as in `hidden`."""
         return self.lm_head(self.hidden(input_ids, attention_mask, cache))
+
+
+def _listed(what: str, names: list[str], most: int = 8) -> list[str]:
+    """One sentence of an error with the first names, or none where there are no names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return [f"{what}: {', '.join(names[:most])}{more}"] if names else []
 
 
 def _causal(past: int, length: int, device: torch.device) -> Tensor:

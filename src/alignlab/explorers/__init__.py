@@ -12,29 +12,40 @@ from importlib import resources
 from typing import Any
 
 from alignlab import palette
-from alignlab.explorers import tiny_weights
+from alignlab.explorers import smollm2_merges, tiny_weights
 
 NAMES = (
     "algorithm_map",
+    "attention_heads",
     "bandit_race",
     "beam_tree",
+    "clip_table",
     "cot_cost",
     "decoding",
     "dpo",
     "grammar_mask",
     "gridworld",
+    "model_tour",
     "overoptimization",
+    "parameter_counter",
     "policy_field",
     "preference_funnel",
     "preference_losses",
     "retrieval_space",
     "return_distribution",
+    "rope",
+    "scaling_planner",
     "speculative",
     "td_weights",
+    "timeline",
     "tiny_live",
+    "tokenizer",
 )
 PARTS = {"tiny_live": ("tiny_engine.js",)}  # scripts that an explorer is built on, beside core.js
-STATICS: dict[str, dict[str, Callable[[], Any]]] = {"tiny_live": {"tiny_weights": tiny_weights.tiny}}
+STATICS: dict[str, dict[str, Callable[[], Any]]] = {
+    "tiny_live": {"tiny_weights": tiny_weights.tiny},
+    "tokenizer": {"smollm2_merges": smollm2_merges.packed},
+}
 EXPLORER_MIME = "application/vnd.alignlab.explorer+json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 

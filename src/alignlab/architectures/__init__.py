@@ -1,0 +1,1 @@
+"""Architectures beside the decoder, and the parts that can be exchanged in it, one module each."""
