@@ -245,6 +245,17 @@ def test_the_checks_reject_a_bad_page(browser: Any, tmp_path: Path) -> None:
         assert any("color-contrast" in fault for fault in reader.axe())
 
 
+def test_signs_that_katex_draws_have_a_height(browser: Any, origin: str) -> None:
+    """A root's sign is a drawing of its own; a rule for pictures must not press it flat."""
+    with visiting(browser, origin) as reader:
+        reader.open("book/ch01_structure/decoder.html")
+        heights = reader.page.eval_on_selector_all(
+            ".katex .sqrt svg", "all => all.map(e => e.getBoundingClientRect().height)"
+        )
+    assert heights, "the page has no root any more: choose another one"
+    assert min(heights) > 8, heights
+
+
 def test_the_book_works_from_the_file_system(browser: Any, built_book: Path) -> None:
     """Opened with no server at all: explorers drawn, mathematics set, links followed, nothing fetched."""
     with visiting(browser, built_book.as_uri() + "/") as reader:

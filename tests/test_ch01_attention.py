@@ -1,5 +1,6 @@
 """The worked examples of the page on attention and of its diagrams, recomputed."""
 
+import json
 import math
 import re
 import sys
@@ -59,7 +60,8 @@ def test_what_smollm2_and_deepseek_keep_of_a_token() -> None:
     assert kv_cache_bytes(SMOLLM2, 1) == 23_040 and kv_cache_bytes(SMOLLM2, 1) == 30 * 2 * 384
     assert kv_cache_bytes(SMOLLM2, 8192) / 2**20 == 180
     assert round(134_515_008 * 2 / 2**20) == 257
-    says("$2\\cdot3\\cdot64=384$ numbers", "23,040 bytes a token", "more than half of the 257 MiB")
+    says("$2\\cdot3\\cdot64=384$ numbers", "23,040 bytes a token", "70% of the 257 MiB")
+    assert round(100 * 8192 * 23_040 / (134_515_008 * 2)) == 70
     assert ch01_attention.CACHED == {"MHA": 1152, "GQA": 384, "MQA": 128, "MLA": 288}
     for config in (DeepseekV2Config(), DeepseekV3Config()):
         assert (config.kv_lora_rank, config.qk_rope_head_dim, config.q_lora_rank) == (512, 64, 1536)
@@ -99,8 +101,8 @@ def test_the_clocks_of_the_sinusoids() -> None:
     got = sinusoidal_positions(torch.tensor([3]), 4)[0]
     assert [round(x, 3) for x in got.tolist()] == [0.141, -0.99, 0.03, 1.0]
     says("=(0.141,-0.990,0.030,1.000)$")
-    assert round(2 * math.pi, 1) == 6.3 and round(2 * math.pi * 10_000, -3) == 63_000
-    says("the first goes round in 6.3 positions, the last in about 63,000")
+    assert round(2 * math.pi, 1) == 6.3 and round(2 * math.pi * 10_000 ** (510 / 512), -2) == 60_600
+    says("at $d=512$ the first goes round in 6.3 positions, the last in about 60,600")
 
 
 def test_the_worked_example_of_rotation_and_its_diagram() -> None:
@@ -134,6 +136,37 @@ def test_a_sum_of_sixteen_parts_is_four_times_as_large() -> None:
     parts = torch.randn(16, 4096, generator=torch.Generator().manual_seed(0))
     assert parts.sum(0).std().item() == pytest.approx(4, rel=0.05)
     says("After 16 additions it is 4")
+
+
+def measured() -> dict[str, float]:
+    """The lab's numbers, as its executed notebook holds them."""
+    notebook = json.loads((BOOK.parent / "labs" / "ch01_attention_and_positions.ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            found = output.get("data", {}).get("application/vnd.alignlab.results+json")
+            if found:
+                return {name: result["value"] for name, result in found["results"].items()}
+    raise AssertionError("the notebook holds no results")
+
+
+def test_what_the_page_says_in_words_is_what_the_lab_measured() -> None:
+    m = measured()
+    assert m["squeezed_128_change"] < 0.1 * m["averaged_change"]
+    says("keeps far more than common heads")
+    assert m["mla32_wrong"] < m["mha_wrong"] < m["gqa_wrong"] < m["mqa_wrong"] and m["mla16_wrong"] < m["mqa_wrong"]
+    says("MLA errs less than MHA with four times as much", "it is still ahead of MQA")
+    assert abs(m["none_512"] - m["rotary_512"]) < 0.1 and m["alibi_512"] > 0.2 + m["rotary_512"]
+    says("go about as far as RoPE", "ALiBi alone holds")
+    assert m["none_old"] > m["alibi_old"] > m["rotary_old"]
+    says("nothing tells it that far is less")
+    assert m["own_last"] > 10 * m["own_first"] and m["pressed_first"] > 5 * m["own_first"]
+    assert abs(m["tuned_last"] - m["tuned_first"]) < 0.05 and m["tuned_last"] < m["pressed_last"] / 2
+    assert m["base_first"] < 1.2 * m["own_first"] and m["base_last"] < m["own_last"]
+    assert m["yarn_first"] > m["own_first"] and m["yarn_last"] < min(m["base_last"], m["tuned_last"])
+    says("down to one level", "leaves the near distances as they were", "holds to the end")
+    assert m["post_ratio"] > 100 and m["pre_ratio"] < 10 and 0.5 < m["post_halved_ratio"] < 2
+    assert m["post_warm_loss"] > 2.5 > 0.5 > max(m["pre_loss"], m["post_halved_loss"])
+    says("Here warm-up alone does not help", "and smaller weights do", "it does not show that warm-up never helps")
 
 
 @pytest.mark.parametrize("name", ["heads", "latent", "blocks", "rotation", "entrances", "norms"])

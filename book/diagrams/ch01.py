@@ -77,7 +77,7 @@ def _across(d: Diagram, lane: Rect, title: str, role: str, note: str, steps: lis
 
 
 def _block(d: Diagram, lane: Rect) -> None:
-    inner = d.lane(lane, "**The block**, L = 30 times", "policy", note="1.1.1")
+    inner = d.lane(lane, "**The block**, L = 30 times", "policy", note="section 1.1.1")
     gap = 10.0 if d.narrow else 18.0
     each = (inner.h - 2 * gap) / 3
     for at, (name, what, choice, role) in enumerate(PARTS):

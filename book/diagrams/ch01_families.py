@@ -174,8 +174,8 @@ def llama_block(narrow: bool = False) -> Diagram:
         "LLaMA’s layer, and what it exchanged",
         "From top to bottom: the residual stream x of shape T by 4096 goes through RMSNorm into attention with 32 "
         "heads of width 128, queries and keys turned by RoPE, and is added back; then through RMSNorm into SwiGLU with "
-        "inner width 11008, and is added back. Beside each part stands what it replaced: RMSNorm for LayerNorm, RoPE for "
-        "learned positions, grouped queries for one key and value head per query head, SwiGLU for ReLU or GELU.",
+        "inner width 11008, and is added back. Beside each part stands what it replaced: RMSNorm for LayerNorm, RoPE "
+        "for learned positions, grouped queries for one key and value head per query head, SwiGLU for ReLU or GELU.",
         narrow,
     )
     a = LLAMA
@@ -186,7 +186,7 @@ def llama_block(narrow: bool = False) -> Diagram:
         ("**RMSNorm**", f"`(T, {a.hidden_size})`", "reference", ""),
         (
             "**SwiGLU**: gate, up, down",
-            f"`{a.hidden_size} → {a.intermediate_size} → {a.hidden_size}`",
+            f"{a.hidden_size} → {a.intermediate_size} → {a.hidden_size}",
             "value",
             "SwiGLU",
         ),

@@ -185,7 +185,7 @@ BACK = (1, 10, 50)
 
 def unrolled(narrow: bool = False) -> Diagram:
     """The same weights in every step; the error passes one factor a step on its way back."""
-    rows = [[f"{factor**k:.3g}" for k in BACK] for factor in FACTORS]
+    rows = [[f"{factor:.2f}", *(f"{factor**k:.3g}" for k in BACK[1:])] for factor in FACTORS]
     ends = [f"{factor:g} leaves {', '.join(row)}" for factor, row in zip(FACTORS, rows, strict=True)]
     d = sheet(
         "ch01_roadmap.unrolled",
@@ -224,7 +224,7 @@ def unrolled(narrow: bool = False) -> Diagram:
     for r, (factor, row) in enumerate(zip(FACTORS, rows, strict=True)):
         line = y + (r + 1) * small * 1.5
         role = ("rejected", "reference", "kl")[r]
-        d.text(left, line, f"{factor:g}", size=small, color=role)
+        d.text(left, line, f"{factor:.2f}", size=small, color=role)
         for c, value in enumerate(row):
             d.text(left + (c + 1) * wide, line, value, size=small, color=role)
     d.height = max(y + 4 * small * 1.5 + 8, last.y1)
@@ -341,7 +341,7 @@ def looking(narrow: bool = False) -> Diagram:
             d.arrow(score.right, (weight.x - 2, weight.cy))
             y += 60
         context = d.box(
-            108, y + 30, 244, [Line("context $Σ_j α_j h_j$"), Line("`(B, H)`", small, "muted", 2)], role="policy", h=60
+            108, y + 30, 244, [Line("sum of $α_j h_j$"), Line("`(B, H)`", small, "muted", 2)], role="policy", h=60
         )
         d.arrow((289, y - 13), (289, context.y - 2))
         d.text(8, y + 2, "softmax over the states", size=small, color="muted")
@@ -368,7 +368,7 @@ def looking(narrow: bool = False) -> Diagram:
         890,
         84,
         170,
-        [Line("context"), Line("$Σ_j α_j h_j$", small, "ink", 4), Line("`(B, H)`", small, "muted", 4)],
+        [Line("context"), Line("sum of $α_j h_j$", small, "ink", 4), Line("`(B, H)`", small, "muted", 4)],
         role="policy",
         h=110,
     )

@@ -166,9 +166,11 @@ def ways(narrow: bool = False) -> Diagram:
         narrow,
     )
     small = d.small
-    wide, tall = (344.0, 172.0) if narrow else (333.0, 316.0)
+    wide, y = 344.0 if narrow else 333.0, 8.0
     for k, (name, who, role, how, adds, row) in enumerate(WAYS):
-        frame = Rect(8, 8 + k * (tall + 10), wide, tall) if narrow else Rect(20 + k * 353, 12, wide, tall)
+        tall = 158.0 if role == "kl" else 126.0
+        frame = Rect(8, y, wide, tall) if narrow else Rect(20 + k * 353, 12, wide, 296)
+        y = frame.y1 + 10
         inside = d.lane(frame, f"**{name}**", role, note=who)
         cells = d.tokens(inside.x, inside.y + 4, inside.w, row)
         at = cells[0].y1

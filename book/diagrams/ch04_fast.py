@@ -5,6 +5,8 @@ Every number follows from the page's worked examples; tests recompute them with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from diagrams.kit import Diagram, Rect, sheet
 
 ROUND = (("x1", 0.5, 0.6, 0.83), ("x2", 0.4, 0.3, 0.2), ("x3", 0.6, 0.2, 0.71), ("x4", 0.3, 0.45, 0.12))
@@ -50,7 +52,7 @@ def one_round(narrow: bool = False) -> Diagram:
     height, step = (26.0, 33.0) if narrow else (44.0, 58.0)
     x = [left + k * (cell + gap) for k in range(5)]
 
-    def row(y: float, name: str, values: list[tuple[str, str | None]]) -> None:
+    def row(y: float, name: str, values: Sequence[tuple[str, str | None]]) -> None:
         d.text(label, y + height / 2 - d.small * 0.55, name, size=d.small, anchor="end", color="muted")
         for at, (value, role) in zip(x, values, strict=False):
             if value:

@@ -117,8 +117,8 @@ def prefix(narrow: bool = False) -> Diagram:
     for index, (role, what, shape) in enumerate(steps):
         x, y = 20 + index % 3 * (width + across), top + index // 3 * 170
         boxes.append(d.box(x, y, width, [Line(f"**{what}**"), Line(shape, d.small, "muted", 4)], role=role, h=104))
-    for first, second in ((0, 1), (1, 2), (3, 4), (4, 5)):
-        d.arrow(boxes[first].right, (boxes[second].x - 2, boxes[second].cy))
+    for left, right in ((0, 1), (1, 2), (3, 4), (4, 5)):
+        d.arrow(boxes[left].right, (boxes[right].x - 2, boxes[right].cy))
     between = boxes[2].y1 + 33
     d.arrow(boxes[2].bottom, (boxes[2].cx, between), (boxes[3].cx, between), (boxes[3].cx, boxes[3].y - 2))
     d.height = boxes[5].y1 + 18

@@ -610,7 +610,7 @@ print(
 print({name: f"{1000 * value:.1f} ms" for name, value in timed.items()})
 
 # %% [markdown]
-# $e^{89}$ is the end of float32. Without the largest score a few loud rows become infinity divided by infinity. With it, every exponent is at most 0. On a GPU the blocks live in fast memory on the
+# $e^{89}$ is the end of float32. Without the largest score, a row with one loud score becomes infinity divided by infinity. With it, every exponent is at most 0. On a GPU the blocks live in fast memory on the
 # chip; that, not fewer operations, is where the speed comes from. torch's own kernel does the same in C++, on this CPU, too.
 #
 # ## Positions: turn queries and keys
@@ -937,7 +937,7 @@ print(
 # %% [markdown]
 # Pre-norm: the deeper the stack, the smaller each layer's share, since the stream grows and its last norm divides by its size. Theory says depth$^{-1/2}$ for the last layer, and no dependence on depth
 # for post-norm. Further down it is another story: each norm multiplies the gradient by what the layer below does to it. Here that is more than 1, so the first of 32 post-norm layers gets a gradient
-# a hundred times that of the last. Halve all weights, and it is even. Pre-norm hardly cares.
+# hundreds of times that of the last. Halve all weights, and it is even. Pre-norm hardly cares.
 #
 # Does it matter for training? Take an easy task, so that a deep stack can show quickly that it learns at all: *say what was written on the line before*.
 

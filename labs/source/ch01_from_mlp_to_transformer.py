@@ -19,7 +19,7 @@
 # - **You will** derive back-propagation by hand and check it against autograd and against finite differences; let a recurrent network find
 #   out by itself what a carry is; measure how its gradient vanishes and explodes; build LSTM, GRU, additive attention and hold them
 #   against torch.nn; race six architectures on one task over growing distance; and see what pre-training is worth.
-# - **Time:** about 3 minutes on a CPU with two cores.
+# - **Time:** about 4 minutes on a CPU with two cores.
 #
 # **Sections:** 1.1.1
 #
@@ -606,11 +606,11 @@ RACERS: dict[str, tuple[str, Callable]] = {
 LR = 1e-2  # of Adam, for all; ten times less leaves the gated networks unfinished
 
 
-def race(model, amount, distance, steps, batch=32, enough=0.995):
-    """Train on fresh sequences until the mean accuracy of 25 steps is 99.5% for all seeds, or the budget is used up.
+def race(model, amount, distance, steps, batch=32, enough=0.99):
+    """Train until the mean accuracy of 25 steps is 99% for all seeds, or the budget is used up.
 
-    Returns accuracies (copies, windows), and how many steps were taken. No sequence comes twice: what is measured is
-    measured on unseen ones.
+    Each step draws its sequences anew and is measured before it learns from them. (Of four symbols there are 4,096
+    sequences, of eight 17 million.) Returns accuracies (copies, windows), and how many steps were taken.
     """
     draws = torch.Generator().manual_seed(1000 * amount + distance)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
@@ -989,7 +989,7 @@ run.claim(
 run.claim("at the shortest distance every network recalls", min(short.values()) > 0.95)
 run.claim(
     "at the longest distance attention and the Transformer recall",
-    min(far["GRU with attention"], far["Transformer"]) > 0.99,
+    min(far["GRU with attention"], far["Transformer"]) >= 0.99,
 )
 run.claim("at the longest distance the RNN guesses", far["RNN"] < 0.3)
 run.claim("attention looks at the symbols", on_symbols > 0.9)

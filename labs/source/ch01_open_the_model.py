@@ -96,10 +96,27 @@ kinds = {
 }  # fmt: skip
 rows = []
 for kind, what in kinds.items():
-    found = [tensor for name, tensor in W.items() if name.endswith(f"{kind}.weight") and (kind != "norm" or name == "norm.weight")]
+    found = [
+        tensor
+        for name, tensor in W.items()
+        if name.endswith(f"{kind}.weight") and (kind != "norm" or name == "norm.weight")
+    ]
     count = sum(tensor.numel() for tensor in found)
-    rows.append((kind, str(tuple(found[0].shape)), len(found), f"{count:,}", f"{count / sum(p.numel() for p in model.parameters()):.1%}", what))
-run.table(rows, ("Tensor", "Shape", "How often", "Numbers", "Share", "What it is"), caption=f"{sum(p.numel() for p in model.parameters()):,} parameters, on {device}")
+    rows.append(
+        (
+            kind,
+            str(tuple(found[0].shape)),
+            len(found),
+            f"{count:,}",
+            f"{count / sum(p.numel() for p in model.parameters()):.1%}",
+            what,
+        )
+    )
+run.table(
+    rows,
+    ("Tensor", "Shape", "How often", "Numbers", "Share", "What it is"),
+    caption=f"{sum(p.numel() for p in model.parameters()):,} parameters, on {device}",
+)
 print("output head and embedding are one tensor:", W["lm_head.weight"].data_ptr() == E.data_ptr())
 
 
@@ -126,12 +143,18 @@ def shown(token_id: int) -> str:
     return tokenizer.decode([int(token_id)]).replace(" ", "·").replace("\n", "↵")
 
 
-TEXTS = {"who": prompt("Who are you?"), "sum": prompt("What is 17 + 25?", "17 + 25 = "), "asked": prompt("What is 17 + 25?")}
+TEXTS = {
+    "who": prompt("Who are you?"),
+    "sum": prompt("What is 17 + 25?", "17 + 25 = "),
+    "asked": prompt("What is 17 + 25?"),
+}
 IDS = {name: encode(text) for name, text in TEXTS.items()}
 columns = [(shown(i), str(i)) for i in IDS["who"].tolist()] + [("", "")] * len(IDS["sum"])
 rows = [(t, *columns[t], shown(i), str(i)) for t, i in enumerate(IDS["sum"].tolist())]
 run.table(
-    rows, ("Position", "Who are you?", "its id", "What is 17 + 25?", "id"), caption=f"T = {len(IDS['who'])} and T = {len(IDS['sum'])} tokens"
+    rows,
+    ("Position", "Who are you?", "its id", "What is 17 + 25?", "id"),
+    caption=f"T = {len(IDS['who'])} and T = {len(IDS['sum'])} tokens",
 )
 
 # %% [markdown]
@@ -153,7 +176,8 @@ def turn(x: Tensor, positions: Tensor) -> Tensor:
     """(heads, T, d_h): the pair (x_i, x_{i + d_h/2}) is a complex number; position t turns it by t * theta^(-2i/d_h)."""
     half = x.shape[-1] // 2
     frequencies = THETA ** (-torch.arange(half, device=x.device) / half)
-    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones(1, device=x.device), positions[:, None] * frequencies)
+    angles = positions[:, None] * frequencies
+    turned = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angles), angles)
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
@@ -194,7 +218,9 @@ def silent(name: str, tensor: Tensor) -> None:
     """Notes nothing."""
 
 
-def attention(x: Tensor, n: int, positions: Tensor, parts: Parts, note: Callable = silent, cache: dict | None = None) -> Tensor:
+def attention(
+    x: Tensor, n: int, positions: Tensor, parts: Parts, note: Callable = silent, cache: dict | None = None
+) -> Tensor:
     """What layer n's attention writes: (T, d) -> (T, d). cache: layer -> (keys, values) of the past, made longer."""
 
     def project(name: str) -> Tensor:
@@ -261,7 +287,11 @@ with torch.inference_mode():
         OURS[name] = {}
         logits = forward(ids, note=OURS[name].__setitem__)
         best = logits[-1].softmax(-1).topk(5)
-        run.table([(shown(i), f"{p:.2%}") for p, i in zip(best.values.tolist(), best.indices.tolist())], ("Next token", "Probability"), caption=TEXTS[name].replace("\n", "↵"))
+        run.table(
+            [(shown(i), f"{p:.2%}") for p, i in zip(best.values.tolist(), best.indices.tolist())],
+            ("Next token", "Probability"),
+            caption=TEXTS[name].replace("\n", "↵"),
+        )
 
 # %% [markdown]
 # ## Is it the same model?
@@ -277,18 +307,25 @@ def hooked(ids: Tensor) -> dict[str, Tensor]:
     handles = []
 
     def after(module, name):
-        handles.append(module.register_forward_hook(lambda m, args, out: seen.__setitem__(name, (out[0] if isinstance(out, tuple) else out)[0])))
+        def note(m, args, out):
+            seen[name] = (out[0] if isinstance(out, tuple) else out)[0]
+
+        handles.append(module.register_forward_hook(note))
 
     def before(module, name):
         handles.append(module.register_forward_pre_hook(lambda m, args: seen.__setitem__(name, args[0][0])))
 
     body = model.model
-    after(body.embed_tokens, "embed_tokens"), after(body.norm, "norm"), after(model.lm_head, "logits")
+    after(body.embed_tokens, "embed_tokens")
+    after(body.norm, "norm")
+    after(model.lm_head, "logits")
     for n, layer in enumerate(body.layers):
         for name in LAYER:
             after(layer.get_submodule(name), f"layers.{n}.{name}")
-        before(layer.self_attn.o_proj, f"layers.{n}.mixed"), before(layer.post_attention_layernorm, f"layers.{n}.middle")
-        before(layer.mlp.down_proj, f"layers.{n}.inner"), after(layer, f"layers.{n}.out")
+        before(layer.self_attn.o_proj, f"layers.{n}.mixed")
+        before(layer.post_attention_layernorm, f"layers.{n}.middle")
+        before(layer.mlp.down_proj, f"layers.{n}.inner")
+        after(layer, f"layers.{n}.out")
     kept = model.config._attn_implementation
     model.set_attn_implementation("eager")  # the fused kernel has no weights to show
     result = model(ids[None], output_attentions=True, use_cache=True)
@@ -296,7 +333,11 @@ def hooked(ids: Tensor) -> dict[str, Tensor]:
     for handle in handles:
         handle.remove()
     for n, layer in enumerate(result.past_key_values.layers):
-        seen |= {f"layers.{n}.turned keys": layer.keys[0], f"layers.{n}.values": layer.values[0], f"layers.{n}.weights": result.attentions[n][0]}
+        seen |= {
+            f"layers.{n}.turned keys": layer.keys[0],
+            f"layers.{n}.values": layer.values[0],
+            f"layers.{n}.weights": result.attentions[n][0],
+        }
     return seen
 
 
@@ -312,10 +353,16 @@ worst: dict[str, float] = {}
 for (_, name), value in gaps.items():
     kind = ".".join(part for part in name.split(".") if not part.isdigit())
     worst[kind] = max(worst.get(kind, 0.0), value)
-run.table([(kind, f"{value:.0e}") for kind, value in worst.items()], ("Tensor", "Largest gap"), caption="Relative to the tensor's largest entry, over 30 layers and both texts")
+run.table(
+    [(kind, f"{value:.0e}") for kind, value in worst.items()],
+    ("Tensor", "Largest gap"),
+    caption="Relative to the tensor's largest entry, over 30 layers and both texts",
+)
 gap_intermediates = max(gaps.values())
 gap_logits = max((OURS[text]["logits"] - THEIRS[text]["logits"]).abs().max().item() for text in THEIRS)
-print(f"{len(gaps) // 2} tensors a text; largest relative gap {gap_intermediates:.1e}; logits differ by at most {gap_logits:.1e}")
+print(
+    f"{len(gaps) // 2} tensors a text; largest relative gap {gap_intermediates:.1e}; logits differ by at most {gap_logits:.1e}"
+)
 
 # %% [markdown]
 # The library's decoder, which later chapters train and sample from, must agree too. It is the same arithmetic in modules, with a fused attention kernel.
@@ -344,14 +391,26 @@ fig = go.Figure(go.Heatmap(
     z=sizes.log10().cpu().float().numpy(), x=[f"{t} {shown(i)}" for t, i in enumerate(IDS["sum"].tolist())], colorscale="Viridis",
     colorbar={"title": "log10 rms"}, hovertemplate="after layer %{y}, %{x}: 10^%{z:.2f}<extra></extra>",
 ))  # fmt: skip
-fig.update_layout(title="Size of the residual stream", xaxis_title="token", yaxis_title="after layer", yaxis_autorange="reversed", height=480)
-run.figure(fig, "Root mean square of the stream by layer and token: all grow in the first three layers; the first token's jumps to about a thousand in the middle ones, the others stay near ten.")
+fig.update_layout(
+    title="Size of the residual stream",
+    xaxis_title="token",
+    yaxis_title="after layer",
+    yaxis_autorange="reversed",
+    height=480,
+)
+run.figure(
+    fig,
+    "Root mean square of the stream by layer and token: all grow in the first three layers; the first token's jumps to about a thousand in the middle ones, the others stay near ten.",
+)
 middle_layers = slice(10, 26)
 stream_first = sizes[:, 0].max().item()
 stream_others = sizes[middle_layers, 1:].median().item()
 widest = streams("sum")[15, 0].abs().topk(3)
 print(f"first token: rms up to {stream_first:.0f}; the others' median in the middle layers {stream_others:.1f}")
-print("its three largest entries after layer 15:", ", ".join(f"channel {i}: {streams('sum')[15, 0, i]:.0f}" for i in widest.indices.tolist()))
+print(
+    "its three largest entries after layer 15:",
+    ", ".join(f"channel {i}: {streams('sum')[15, 0, i]:.0f}" for i in widest.indices.tolist()),
+)
 
 # %% [markdown]
 # The first token is special: it can see nothing but itself, so it holds no information beyond "a text begins". The model uses it as a place to look
@@ -370,7 +429,8 @@ def all_weights(text: str) -> Tensor:
 
 
 alphas = {text: all_weights(text) for text in IDS}
-sink = torch.stack([alphas[text][:, :, 1:, 0].mean(-1) for text in ("who", "sum")]).mean(0)  # (L, h): weight on the first token
+# (L, h): the weight on the first token, and on the token before
+sink = torch.stack([alphas[text][:, :, 1:, 0].mean(-1) for text in ("who", "sum")]).mean(0)
 previous = torch.stack([alphas[text].diagonal(-1, 2, 3)[..., 1:].mean(-1) for text in ("who", "sum")]).mean(0)
 sink_share = sink.mean().item()
 sink_heads = (sink > 0.5).float().mean().item()
@@ -379,10 +439,20 @@ fig = go.Figure(go.Heatmap(
     z=sink.cpu().float().numpy(), x=[str(h + 1) for h in range(H)], y=[str(n + 1) for n in range(L)], colorscale="Blues", zmin=0, zmax=1,
     hovertemplate="layer %{y}, head %{x}: %{z:.2f}<extra></extra>", colorbar={"title": "weight"},
 ))  # fmt: skip
-fig.update_layout(title="Mean attention on the first token", xaxis_title="head", yaxis_title="layer", yaxis_autorange="reversed", height=520)
+fig.update_layout(
+    title="Mean attention on the first token",
+    xaxis_title="head",
+    yaxis_title="layer",
+    yaxis_autorange="reversed",
+    height=520,
+)
 run.figure(fig, "Thirty layers by nine heads: the share of attention that later tokens give to the first one.")
-print(f"on average {sink_share:.0%} of all attention goes to the first token; {sink_heads:.0%} of the heads give it more than half")
-print(f"strongest look at the token before: layer {previous_at[0] + 1}, head {previous_at[1] + 1}, {previous.max():.0%}")
+print(
+    f"on average {sink_share:.0%} of all attention goes to the first token; {sink_heads:.0%} of the heads give it more than half"
+)
+print(
+    f"strongest look at the token before: layer {previous_at[0] + 1}, head {previous_at[1] + 1}, {previous.max():.0%}"
+)
 
 # %% [markdown]
 # ### Heads that copy
@@ -408,11 +478,22 @@ costs = torch.stack(losses).mean(0)
 first_time, second_time = costs[: half - 1].mean().item(), costs[half:].mean().item()
 induction_at = divmod(induction.argmax().item(), H)
 induction_heads = int((induction > 0.3).sum())
-fig = go.Figure(go.Scatter(x=list(range(1, 2 * half)), y=costs.cpu().float().numpy(), mode="lines+markers", line={"color": palette.MIDDLE["policy"]}))
+fig = go.Figure(
+    go.Scatter(
+        x=list(range(1, 2 * half)),
+        y=costs.cpu().float().numpy(),
+        mode="lines+markers",
+        line={"color": palette.MIDDLE["policy"]},
+    )
+)
 fig.update_layout(title="Nonsense, said twice", xaxis_title="position", yaxis_title="loss (nats a token)")
 run.figure(fig, "Loss of each token: above ten nats the first time, a quarter of that the second time.")
 top = induction.flatten().topk(5)
-run.table([(f"layer {i // H + 1}, head {i % H + 1}", f"{v:.0%}") for v, i in zip(top.values.tolist(), top.indices.tolist())], ("Head", "Weight on what followed"), caption="Heads that copy")
+run.table(
+    [(f"layer {i // H + 1}, head {i % H + 1}", f"{v:.0%}") for v, i in zip(top.values.tolist(), top.indices.tolist())],
+    ("Head", "Weight on what followed"),
+    caption="Heads that copy",
+)
 
 # %% [markdown]
 # ## What each layer would say
@@ -433,19 +514,41 @@ final = {text: guesses[text][-1].argmax().item() for text in IDS}
 leads, words = {}, {}
 for text in IDS:
     wins = guesses[text].argmax(-1) == final[text]
-    leads[text] = int(L + 1 - wins.flip(0).long().cumprod(0).sum())  # the first layer from which on the final token leads
+    # the first layer from which on the final token leads ...
+    leads[text] = int(L + 1 - wins.flip(0).long().cumprod(0).sum())
     same = torch.tensor([shown(i).strip("·") == shown(final[text]).strip("·") for i in guesses[text].argmax(-1)])
-    words[text] = int(L + 1 - same.flip(0).long().cumprod(0).sum())  # ... or the same word with a space in front
+    # ... or the same word with a space in front
+    words[text] = int(L + 1 - same.flip(0).long().cumprod(0).sum())
 run.table(
-    [(n or "embedding", *(f"{shown(guesses[text][n].argmax())}  {guesses[text][n].max():.0%}" for text in ("who", "sum"))) for n in range(0, L + 1, 2)],
-    ("After layer", "Who are you?", "17 + 25 ="), caption="The likeliest next token, if the model stopped here",
+    [
+        (
+            n or "embedding",
+            *(f"{shown(guesses[text][n].argmax())}  {guesses[text][n].max():.0%}" for text in ("who", "sum")),
+        )
+        for n in range(0, L + 1, 2)
+    ],
+    ("After layer", "Who are you?", "17 + 25 ="),
+    caption="The likeliest next token, if the model stopped here",
 )
 fig = go.Figure()
-for text, token, name, role in (("who", final["who"], f"Who are you?: {shown(final['who'])}", "prompt"), ("sum", three, "17 + 25 = : 3 (wrong)", "rejected"), ("sum", four, "17 + 25 = : 4 (right)", "chosen")):
-    fig.add_scatter(x=list(range(L + 1)), y=guesses[text][:, token].cpu().float().numpy(), name=name, line={"color": palette.MIDDLE[role]})
-fig.update_layout(title="The answer through the layers", xaxis_title="after layer", yaxis_title="probability in the logit lens")
+for text, token, name, role in (
+    ("who", final["who"], f"Who are you?: {shown(final['who'])}", "prompt"),
+    ("sum", three, "17 + 25 = : 3 (wrong)", "rejected"),
+    ("sum", four, "17 + 25 = : 4 (right)", "chosen"),
+):
+    fig.add_scatter(
+        x=list(range(L + 1)),
+        y=guesses[text][:, token].cpu().float().numpy(),
+        name=name,
+        line={"color": palette.MIDDLE[role]},
+    )
+fig.update_layout(
+    title="The answer through the layers", xaxis_title="after layer", yaxis_title="probability in the logit lens"
+)
 run.figure(fig, "Probability of the final token of each example, and of the right digit, after each layer.")
-print(f"who: the word leads from layer {words['who']} on, the very token from layer {leads['who']} on; sum: from layer {leads['sum']} on")
+print(
+    f"who: the word leads from layer {words['who']} on, the very token from layer {leads['who']} on; sum: from layer {leads['sum']} on"
+)
 
 # %% [markdown]
 # ### Who voted for the wrong digit?
@@ -454,7 +557,11 @@ print(f"who: the word leads from layer {words['who']} on, the very token from la
 # terms: the embedding, and what each attention and each MLP wrote (at the last token, with the final norm's divisor as it is).
 
 # %%
-last = {name: tensor[-1] for name, tensor in OURS["sum"].items() if name.endswith(("o_proj", "down_proj")) or name == "embed_tokens"}
+last = {
+    name: tensor[-1]
+    for name, tensor in OURS["sum"].items()
+    if name.endswith(("o_proj", "down_proj")) or name == "embed_tokens"
+}
 divisor = (streams("sum")[-1, -1].square().mean() + EPS).sqrt()
 direction = (E[three] - E[four]) * W["norm.weight"] / divisor  # (d,)
 votes = {name: (tensor @ direction).item() for name, tensor in last.items()}
@@ -464,12 +571,25 @@ by_kind = {kind: [votes[f"layers.{n}.{kind}"] for n in range(L)] for kind in ("s
 fig = go.Figure()
 for kind, name, role in (("self_attn.o_proj", "attention", "value"), ("mlp.down_proj", "MLP", "reward")):
     fig.add_bar(x=list(range(1, L + 1)), y=by_kind[kind], name=name, marker_color=palette.MIDDLE[role])
-fig.update_layout(title="Votes for 3 against 4 after 17 + 25 =", xaxis_title="layer", yaxis_title="contribution to logit 3 − logit 4")
-run.figure(fig, "What each attention and MLP layer adds to the logit of 3 minus the logit of 4: votes for both sides, the largest in the last third.")
+fig.update_layout(
+    title="Votes for 3 against 4 after 17 + 25 =", xaxis_title="layer", yaxis_title="contribution to logit 3 − logit 4"
+)
+run.figure(
+    fig,
+    "What each attention and MLP layer adds to the logit of 3 minus the logit of 4: votes for both sides, the largest in the last third.",
+)
 loudest = sorted(votes, key=lambda name: -abs(votes[name]))[:6]
-run.table([(name, f"{votes[name]:+.2f}") for name in loudest], ("Written by", "For 3 against 4"), caption="The six loudest votes, by their names in the file, which counts layers from 0")
-early, late = (sum(votes[f"layers.{n}.{kind}"] for n in layers for kind in by_kind) for layers in (range(20), range(20, L)))
-print(f"logit(3) - logit(4) = {difference:.3f}; the 61 terms sum to {sum(votes.values()):.3f}; layers 1-20 give {early:.2f}, layers 21-30 {late:.2f}")
+run.table(
+    [(name, f"{votes[name]:+.2f}") for name in loudest],
+    ("Written by", "For 3 against 4"),
+    caption="The six loudest votes, by their names in the file, which counts layers from 0",
+)
+early, late = (
+    sum(votes[f"layers.{n}.{kind}"] for n in layers for kind in by_kind) for layers in (range(20), range(20, L))
+)
+print(
+    f"logit(3) - logit(4) = {difference:.3f}; the 61 terms sum to {sum(votes.values()):.3f}; layers 1-20 give {early:.2f}, layers 21-30 {late:.2f}"
+)
 
 # %% [markdown]
 # ## Two explorers from these numbers
@@ -488,7 +608,13 @@ def tour(title: str, text: str) -> dict:
     layers = []
     for n in range(L):
         stages = {stage: seen[f"layers.{n}.{name}"][-1] for stage, name in names.items()}
-        layers.append(stages | {f"turned_{one}": seen[f"layers.{n}.turned {name}"][:, -1].flatten() for one, name in (("q", "queries"), ("k", "keys"))})
+        layers.append(
+            stages
+            | {
+                f"turned_{one}": seen[f"layers.{n}.turned {name}"][:, -1].flatten()
+                for one, name in (("q", "queries"), ("k", "keys"))
+            }
+        )
     best = [row.topk(5) for row in guesses[text]]
     return tour_example(
         title, [tokenizer.decode([i]) for i in IDS[text].tolist()], seen["embed_tokens"][-1], layers, alphas[text][:, :, -1], streams(text), seen["norm"][-1],
@@ -545,7 +671,13 @@ def loss_of(logits: Tensor) -> float:
 
 
 without = {"attention": (False, True), "MLP": (True, False), "both": (False, False)}
-curve = run.curve("The loss without one layer's ...", x="layer", y="loss (nats a token)", lines={"attention": "value", "MLP": "reward", "both": "ink"}, log=True)
+curve = run.curve(
+    "The loss without one layer's ...",
+    x="layer",
+    y="loss (nats a token)",
+    lines={"attention": "value", "MLP": "reward", "both": "ink"},
+    log=True,
+)
 with torch.inference_mode():
     before = [decoder.embed_tokens(passages)]
     for n in range(L):
@@ -564,7 +696,9 @@ both = {n: skipped[n, "both"] for n, name in skipped if name == "both"}
 skip_worst, skip_best = max(both, key=both.get), min(both, key=both.get)
 inside = sorted(value for n, value in both.items() if 2 <= n < L - 1) or [loss_text]
 skip_middle = inside[len(inside) // 2]
-print(f"whole model {loss_text:.2f}; worst without layer {skip_worst + 1}: {both[skip_worst]:.2f}; least without layer {skip_best + 1}: {both[skip_best]:.2f}")
+print(
+    f"whole model {loss_text:.2f}; worst without layer {skip_worst + 1}: {both[skip_worst]:.2f}; least without layer {skip_best + 1}: {both[skip_best]:.2f}"
+)
 
 # %% [markdown]
 # Most single layers are a small loss: each adds a little, and the others still read a stream that is nearly as before. That is what a sum buys. The first
@@ -583,7 +717,8 @@ def interleaved(x: Tensor, positions: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     pairs = torch.view_as_complex(x.unflatten(-1, (half, 2)).contiguous())
     frequencies = THETA ** (-torch.arange(half, device=x.device) / half)
-    return torch.view_as_real(pairs * torch.polar(torch.ones(1, device=x.device), positions[:, None] * frequencies)).flatten(-2)
+    angles = positions[:, None] * frequencies
+    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
 
 
 def hide_first(positions: Tensor, seen: int) -> Tensor:
@@ -630,11 +765,20 @@ for name, (_, parts) in run.progress(list(CHANGES.items()), "changing a part"):
         changed[name] = loss_of(torch.stack([forward(ids, parts) for ids in passages]))
     answers[name] = said(greedy(IDS["who"], parts, budget.new_tokens // 2))
 run.table(
-    [("the whole model", f"{loss_text:.2f}", answers["whole"]), *((CHANGES[name][0], f"{changed[name]:.2f}", answers[name]) for name in CHANGES)],
-    ("Decoder", "Loss", "Who are you?"), caption=f"Loss in nats a token; a fair guess among {V:,} tokens costs {math.log(V):.2f}",
+    [
+        ("the whole model", f"{loss_text:.2f}", answers["whole"]),
+        *((CHANGES[name][0], f"{changed[name]:.2f}", answers[name]) for name in CHANGES),
+    ],
+    ("Decoder", "Loss", "Who are you?"),
+    caption=f"Loss in nats a token; a fair guess among {V:,} tokens costs {math.log(V):.2f}",
 )
-epsilon_gap = max((forward(IDS[text], CHANGES["wrong_epsilon"][1]) - OURS[text]["logits"]).abs().max().item() for text in ("who", "sum"))
-print(f"the misplaced epsilon changes the loss by {changed['wrong_epsilon'] - loss_text:+.1e} and a logit by up to {epsilon_gap:.1e}")
+epsilon_gap = max(
+    (forward(IDS[text], CHANGES["wrong_epsilon"][1]) - OURS[text]["logits"]).abs().max().item()
+    for text in ("who", "sum")
+)
+print(
+    f"the misplaced epsilon changes the loss by {changed['wrong_epsilon'] - loss_text:+.1e} and a logit by up to {epsilon_gap:.1e}"
+)
 
 # %% [markdown]
 # Two rows deserve a second look. With the **mask off by one** the loss is *better*: the model reads the answer off the next position. A loss that is too
@@ -670,16 +814,29 @@ def greedy_positions_restart(ids: Tensor, tokens: int) -> list[int]:
     return written
 
 
-texts = {text: (greedy(IDS[text], EVERY, budget.new_tokens), greedy_without_cache(IDS[text], budget.new_tokens)) for text in run.progress(["who", "asked"], "writing")}
+texts = {
+    text: (greedy(IDS[text], EVERY, budget.new_tokens), greedy_without_cache(IDS[text], budget.new_tokens))
+    for text in run.progress(["who", "asked"], "writing")
+}
 cache_same = all(a == b for a, b in texts.values())
 restarted = {text: said(greedy_positions_restart(IDS[text], budget.new_tokens)) for text in texts}
 run.table(
-    [(TEXTS[text].split("\n")[1].removesuffix("<|im_end|>"), said(texts[text][0]), said(texts[text][1]), restarted[text]) for text in texts],
-    ("Question", "With a cache", "Without", "With a cache, positions restarted"), caption="Greedy answers",
+    [
+        (
+            TEXTS[text].split("\n")[1].removesuffix("<|im_end|>"),
+            said(texts[text][0]),
+            said(texts[text][1]),
+            restarted[text],
+        )
+        for text in texts
+    ],
+    ("Question", "With a cache", "Without", "With a cache, positions restarted"),
+    caption="Greedy answers",
 )
 
 # %% [markdown]
 # What does it buy? The next token at growing context, by the library's decoder: with the cache, and by reading everything again.
+
 
 # %%
 def one_more(ids: Tensor, cache) -> Tensor:
@@ -713,11 +870,19 @@ with torch.inference_mode():
 
         pace.append((length, seconds(one_more, ids, cache), seconds(all_again, ids)))
 cache_bytes = (cache.keys.nbytes + cache.values.nbytes) // cache.capacity
-run.table([(length, f"{1000 * a:.0f} ms", f"{1000 * b:.0f} ms", f"{b / a:.1f}") for length, a, b in pace], ("Context", "With cache", "Without", "Times"), caption="The next token")
+run.table(
+    [(length, f"{1000 * a:.0f} ms", f"{1000 * b:.0f} ms", f"{b / a:.1f}") for length, a, b in pace],
+    ("Context", "With cache", "Without", "Times"),
+    caption="The next token",
+)
 fig = go.Figure()
 for k, (name, role) in enumerate((("with a cache", "policy"), ("without", "reference")), 1):
-    fig.add_scatter(x=[row[0] for row in pace], y=[1000 * row[k] for row in pace], name=name, line={"color": palette.MIDDLE[role]})
-fig.update_layout(title="Time for the next token", xaxis_title="tokens before it", yaxis_title="milliseconds", yaxis_type="log")
+    fig.add_scatter(
+        x=[row[0] for row in pace], y=[1000 * row[k] for row in pace], name=name, line={"color": palette.MIDDLE[role]}
+    )
+fig.update_layout(
+    title="Time for the next token", xaxis_title="tokens before it", yaxis_title="milliseconds", yaxis_type="log"
+)
 run.figure(fig, "Milliseconds for the next token over context length: nearly flat with a cache, growing without.")
 cache_speedup = pace[-1][2] / pace[-1][1]
 
@@ -736,7 +901,8 @@ attention_weights = 2 * D * H * DH + 2 * D * KV * DH
 mlp_weights = 3 * D * DFF
 N = V * D + L * (attention_weights + mlp_weights + 2 * D) + D
 T = len(IDS["sum"])
-matrices = L * (attention_weights + mlp_weights) + V * D  # the embedding is looked up once (no product) and multiplied once, as the output head
+# the embedding matrix is looked up once (no product) and multiplied once, as the output head
+matrices = L * (attention_weights + mlp_weights) + V * D
 flops = 2 * T * matrices + L * 4 * H * DH * T**2
 with torch.inference_mode(), FlopCounterMode(display=False) as counter:
     forward(IDS["sum"])
@@ -750,13 +916,16 @@ library = (
 counted, measured = (N, flops, 4 * N, cached), (parameters, flops_measured, weight_bytes, cache_bytes)
 names = ("parameters", f"FLOPs of a pass over {T} tokens", "bytes of the weights", "bytes of the cache, a token")
 run.table(
-    [(name, f"{a:,}", f"{b:,.0f}", f"{m:,}") for name, a, b, m in zip(names, counted, library, measured)], ("What", "By hand", "alignlab.counting", "Measured")
+    [(name, f"{a:,}", f"{b:,.0f}", f"{m:,}") for name, a, b, m in zip(names, counted, library, measured)],
+    ("What", "By hand", "alignlab.counting", "Measured"),
 )
 flops_token = 2 * matrices
 prefill, decode = pace[-1][2], pace[-1][1]
 rate_prefill = (budget.contexts[-1] * 2 * (matrices - V * D)) / prefill / 1e9
 rate_decode = flops_token / decode / 1e9
-print(f"reading {budget.contexts[-1]} tokens at once: {rate_prefill:.0f} GFLOP/s; writing one: {rate_decode:.1f} GFLOP/s, and {weight_bytes / decode / 1e9:.1f} GB/s of weights read")
+print(
+    f"reading {budget.contexts[-1]} tokens at once: {rate_prefill:.0f} GFLOP/s; writing one: {rate_decode:.1f} GFLOP/s, and {weight_bytes / decode / 1e9:.1f} GB/s of weights read"
+)
 
 # %% [markdown]
 # The last line explains most of what serving engineers do. Reading a prompt uses each weight for many tokens: arithmetic is the limit. Writing uses each
@@ -772,7 +941,8 @@ print(f"reading {budget.contexts[-1]} tokens at once: {rate_prefill:.0f} GFLOP/s
 # %%
 x = torch.randn(4, D, generator=generator).to(device)
 linear = nn.Linear(D, 8, bias=False).to(device)
-functional_gap = (linear(x) - F.linear(x, linear.weight)).abs().max().item()  # a module calls the function with its own weight
+# a module calls the function with its own weight
+functional_gap = (linear(x) - F.linear(x, linear.weight)).abs().max().item()
 
 
 class Listed(nn.Module):
@@ -800,10 +970,15 @@ class Noisy(nn.Module):
 
 hidden_parameters = sum(p.numel() for p in Registered().parameters()) - sum(p.numel() for p in Listed().parameters())
 asleep = nn.Dropout(0.5).eval()
-dropout_module, dropout_functional = ((part(x) - part(x)).abs().max().item() for part in (asleep, Noisy().eval()))  # two readings
+# how far two readings of one input are apart
+dropout_module, dropout_functional = ((part(x) - part(x)).abs().max().item() for part in (asleep, Noisy().eval()))
 rows = [
     ("layers in a list", "0 parameters: no optimizer ever sees them", f"nn.ModuleList: {hidden_parameters:,}"),
-    ("dropout in eval()", f"F.dropout(x, 0.5): two readings differ by {dropout_functional:.1f}", f"nn.Dropout: by {dropout_module:.0f}"),
+    (
+        "dropout in eval()",
+        f"F.dropout(x, 0.5): two readings differ by {dropout_functional:.1f}",
+        f"nn.Dropout: by {dropout_module:.0f}",
+    ),
 ]
 run.table(rows, ("Case", "Goes wrong", "Right"))
 
@@ -818,7 +993,8 @@ whole = {name: tensor for name, tensor in W.items() if name != "lm_head.weight"}
 damaged = {
     "a tensor is missing": {name: tensor for name, tensor in whole.items() if name != "layers.7.mlp.up_proj.weight"},
     "a layer too many": whole | {"layers.30.self_attn.q_proj.weight": whole["layers.0.self_attn.q_proj.weight"]},
-    "keys for 9 heads instead of 3": whole | {"layers.0.self_attn.k_proj.weight": whole["layers.0.self_attn.q_proj.weight"]},
+    "keys for 9 heads instead of 3": whole
+    | {"layers.0.self_attn.k_proj.weight": whole["layers.0.self_attn.q_proj.weight"]},
 }
 rows = []
 for what, weights in damaged.items():
@@ -897,7 +1073,9 @@ def train(layers: int, curve) -> Tensor:
     every = torch.vmap(loss_by, in_dims=(0, None, None))
     optimizer = torch.optim.AdamW(weights.values(), lr=3e-3, weight_decay=0.0)
     draw, losses = torch.Generator().manual_seed(0), []
-    for k in run.progress(budget.steps, f"training {budget.seeds} decoders of {layers} layer{'s' * (layers > 1)}", curve=curve):
+    for k in run.progress(
+        budget.steps, f"training {budget.seeds} decoders of {layers} layer{'s' * (layers > 1)}", curve=curve
+    ):
         loss = every(weights, *said_again(budget.batch, draw))  # (seeds,)
         optimizer.zero_grad()
         loss.sum().backward()  # a seed's weights touch no other seed's loss
@@ -907,7 +1085,11 @@ def train(layers: int, curve) -> Tensor:
     return torch.stack(losses, dim=1)
 
 
-curve = run.curve("Nonsense said again: loss of what can be predicted", y="loss (nats a token), mean of the seeds", lines={"1 layer": "rejected", "2 layers": "chosen"})
+curve = run.curve(
+    "Nonsense said again: loss of what can be predicted",
+    y="loss (nats a token), mean of the seeds",
+    lines={"1 layer": "rejected", "2 layers": "chosen"},
+)
 learned = {layers: train(layers, curve) for layers in (1, 2)}
 curve.show()
 
@@ -915,12 +1097,24 @@ curve.show()
 fig = go.Figure()
 for layers, role in ((1, "rejected"), (2, "chosen")):
     every = max(1, budget.steps // 100)
-    band(fig, range(1, budget.steps + 1, every), learned[layers][:, ::every].numpy(), f"{layers} layer{'s' * (layers > 1)}", role)
-fig.update_layout(title="One layer and two, range over the seeds", xaxis_title="step", yaxis_title="loss of what can be predicted (nats)")
+    band(
+        fig,
+        range(1, budget.steps + 1, every),
+        learned[layers][:, ::every].numpy(),
+        f"{layers} layer{'s' * (layers > 1)}",
+        role,
+    )
+fig.update_layout(
+    title="One layer and two, range over the seeds",
+    xaxis_title="step",
+    yaxis_title="loss of what can be predicted (nats)",
+)
 run.figure(fig, "Loss over training steps for decoders of one and of two layers, several seeds each.")
 tail = max(1, budget.steps // 15)
 one_layer, two_layers = (learned[layers][:, -tail:].mean(1) for layers in (1, 2))
-print(f"one layer: {one_layer.mean():.2f} ({one_layer.min():.2f} to {one_layer.max():.2f}); two: {two_layers.mean():.2f} ({two_layers.min():.2f} to {two_layers.max():.2f}); a guess: {math.log(SYMBOLS):.2f}")
+print(
+    f"one layer: {one_layer.mean():.2f} ({one_layer.min():.2f} to {one_layer.max():.2f}); two: {two_layers.mean():.2f} ({two_layers.min():.2f} to {two_layers.max():.2f}); a guess: {math.log(SYMBOLS):.2f}"
+)
 
 # %% [markdown]
 # The stacked training must be the ordinary one. Seed 1, alone, as a module with its own optimizer:
@@ -947,11 +1141,22 @@ print(f"largest difference of the loss over {len(alone)} steps: {vmap_gap:.1e}")
 model.set_attn_implementation("eager")
 with torch.inference_mode():
     out = model(IDS["sum"][None], output_hidden_states=True, output_attentions=True, use_cache=True)
-    answer = model.generate(IDS["asked"][None], attention_mask=torch.ones_like(IDS["asked"][None]), max_new_tokens=budget.new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    answer = model.generate(
+        IDS["asked"][None],
+        attention_mask=torch.ones_like(IDS["asked"][None]),
+        max_new_tokens=budget.new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 model.set_attn_implementation("sdpa")
-states_gap = max(gap(OURS["sum"][f"layers.{n - 1}.out"], out.hidden_states[n][0]) for n in range(1, L))  # the last one comes normed
-print(f"{len(out.hidden_states)} states {tuple(out.hidden_states[0].shape)}, {len(out.attentions)} weights {tuple(out.attentions[0].shape)}, cache of {out.past_key_values.get_seq_length()} tokens")
-print(f"largest relative gap of a state: {states_gap:.1e}; the same answer: {answer[0, len(IDS['asked']):].tolist() == texts['asked'][0]}")
+# the last state comes normed
+states_gap = max(gap(OURS["sum"][f"layers.{n - 1}.out"], out.hidden_states[n][0]) for n in range(1, L))
+print(
+    f"{len(out.hidden_states)} states {tuple(out.hidden_states[0].shape)}, {len(out.attentions)} weights {tuple(out.attentions[0].shape)}, cache of {out.past_key_values.get_seq_length()} tokens"
+)
+print(
+    f"largest relative gap of a state: {states_gap:.1e}; the same answer: {answer[0, len(IDS['asked']) :].tolist() == texts['asked'][0]}"
+)
 
 # %% [markdown]
 # ## Results
@@ -996,7 +1201,11 @@ run.result("attribution_attention", sum(by_kind["self_attn.o_proj"]), format="+.
 run.result("attribution_mlp", sum(by_kind["mlp.down_proj"]), format="+.2f")
 run.result("attribution_gap", attribution_gap, format=".0e")
 layer, _, part = loudest[0].removeprefix("layers.").partition(".")
-run.result("attribution_top", None, text=f"the {'MLP' if 'mlp' in part else 'attention'} of layer {int(layer) + 1}" if part else "the embedding")
+run.result(
+    "attribution_top",
+    None,
+    text=f"the {'MLP' if 'mlp' in part else 'attention'} of layer {int(layer) + 1}" if part else "the embedding",
+)
 run.result("attribution_top_value", votes[loudest[0]], format="+.2f")
 run.result("attribution_early", early, format=".2f")
 run.result("attribution_late", late, format=".2f")
@@ -1014,7 +1223,11 @@ run.result("cache_bytes_token", cache_bytes, format=",")
 run.result("cache_kib_token", cache_bytes / 1024, format=".0f")
 run.result("cache_context", budget.contexts[-1], format=",")
 run.result("cache_speedup", cache_speedup, text=f"{cache_speedup:.0f} times")
-run.result("cache_same", sum(len(a) for a, _ in texts.values()), text=f"{sum(x == y for a, b in texts.values() for x, y in zip(a, b))} of {sum(len(a) for a, _ in texts.values())}")
+run.result(
+    "cache_same",
+    sum(len(a) for a, _ in texts.values()),
+    text=f"{sum(x == y for a, b in texts.values() for x, y in zip(a, b))} of {sum(len(a) for a, _ in texts.values())}",
+)
 run.result("restarted", None, text=restarted["who"])
 run.result("flops_token", flops_token / 1e9, text=f"{flops_token / 1e9:.2f} GFLOP")
 run.result("flops_gap", flops_measured - flops)
@@ -1022,24 +1235,38 @@ run.result("weights_mb", weight_bytes / 1e6, format=".0f")
 run.result("rate_prefill", rate_prefill, format=".0f")
 run.result("rate_decode", rate_decode, format=".0f")
 run.result("one_layer_loss", one_layer.mean(), format=".2f")
-run.result("two_layer_loss", two_layers.mean(), format=".2f")
-run.result("two_layer_worst", two_layers.max(), format=".2f")
+run.result("two_layer_loss", two_layers.mean(), format=".3f")
+run.result("two_layer_worst", two_layers.max(), format=".3f")
 run.result("vmap_gap", vmap_gap, format=".0e")
 run.result("hidden_parameters", hidden_parameters, format=",")
 run.result("dropout_gap", dropout_functional, format=".1f")
 
-run.claim("every intermediate of the open decoder equals transformers' to a ten-thousandth of its largest entry", gap_intermediates < 1e-4)
-run.claim("its logits equal those of transformers and of the library to a thousandth", max(gap_logits, gap_library) < 1e-3)
+run.claim(
+    "every intermediate of the open decoder equals transformers' to a ten-thousandth of its largest entry",
+    gap_intermediates < 1e-4,
+)
+run.claim(
+    "its logits equal those of transformers and of the library to a thousandth", max(gap_logits, gap_library) < 1e-3
+)
 run.claim("the first token's stream is over 20 times as large as the others'", stream_first > 20 * stream_others)
 run.claim("a third or more of all attention goes to the first token", sink_share > 0.33)
 run.claim("some head copies: over half of its weight on what followed", induction.max() > 0.5)
 run.claim("nonsense costs less than half the second time", second_time < first_time / 2)
 run.claim("61 terms sum to the difference of two logits", attribution_gap < 1e-2)
 run.claim("the model prefers 3, and is wrong", three_p > four_p)
-run.claim("leaving out the first layer costs more than any layer from the third on", both[0] > max(value for n, value in both.items() if n > 1))
+run.claim(
+    "leaving out the first layer costs more than any layer from the third on",
+    both[0] > max(value for n, value in both.items() if n > 1),
+)
 run.claim("half of the layers from the third on cost less than half a nat when left out", skip_middle < loss_text + 0.5)
-run.claim("without attention, MLP or residual sums the model is lost", min(changed[f"no_{part}"] for part in ("attention", "mlp", "residual")) > loss_text + 3)
-run.claim("four of the six bugs cost half a nat or more", min(changed[f"wrong_{part}"] for part in ("interleaved", "scale", "gqa", "gate")) > loss_text + 0.5)
+run.claim(
+    "without attention, MLP or residual sums the model is lost",
+    min(changed[f"no_{part}"] for part in ("attention", "mlp", "residual")) > loss_text + 3,
+)
+run.claim(
+    "four of the six bugs cost half a nat or more",
+    min(changed[f"wrong_{part}"] for part in ("interleaved", "scale", "gqa", "gate")) > loss_text + 0.5,
+)
 run.claim("a mask off by one lowers the loss by half a nat or more", changed["wrong_mask"] < loss_text - 0.5)
 run.claim("the misplaced epsilon does not show in the loss", abs(changed["wrong_epsilon"] - loss_text) < 0.01)
 run.claim("the cache changes no token", cache_same)

@@ -129,7 +129,7 @@ def read_module(path: Path, name: str) -> Module:
             items.append(Item(dotted, "function", "def " + _signature(node), doc, _source(text, node)))
     inner = f"alignlab.{name}."
     exports = [
-        (f"{name}.{alias.asname or alias.name}", f"{node.module.removeprefix('alignlab.')}.{alias.name}")
+        (f"{name}.{alias.asname or alias.name}", f"{(node.module or '').removeprefix('alignlab.')}.{alias.name}")
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and path.name == "__init__.py" and (node.module or "").startswith(inner)
         for alias in node.names

@@ -33,7 +33,7 @@ def route(
     bias: Tensor | None = None,
     scale: float = 1.0,
 ) -> Routing:
-    """Choose each token's k experts with the highest score, Shazeer et al. (2017), eq. 3-5; Fedus et al. (2021), eq. 1-2.
+    """Choose each token's k experts of the highest score, Shazeer et al. (2017), eq. 3-5; Fedus et al. (2021), eq. 1-2.
 
     logits: (n, E) of the router. scores: "softmax" (Switch, Mixtral) or "sigmoid" (DeepSeek-V3, eq. 13-15).
     normalize: whether a token's k weights are divided by their sum, as in Mixtral and DeepSeek-V3. Switch does not:

@@ -23,7 +23,7 @@ const VIEWS = [["rows", "Picture chooses text"], ["columns", "Text chooses pictu
 
 function clipTable(host, root, data) {
   const start = data.start || {};
-  const scales = powers(0, 2, 0.05);
+  const scales = [...powers(0, 2, 0.05).filter((v) => v !== data.scale), data.scale].sort((a, b) => a - b);
   let set = data.sets.find((one) => one.name === start.set) || data.sets[0];
   let view = start.view || "rows";
   let scale = start.scale || data.scale;

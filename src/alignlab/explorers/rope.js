@@ -80,7 +80,7 @@ function rope(host, root, data) {
   };
 
   const base = (v) => `10${"⁰¹²³⁴⁵⁶⁷⁸⁹"[Math.round(Math.log10(v))]}`;
-  const thetas = slider({ label: "Base θ", note: `the model's: ${base(data.theta)}`, values: [100, 1e3, 1e4, 1e5, 1e6, 1e7], value: theta, show: base, speak: (v) => count(v), oninput: (v) => { theta = v; update(); } });
+  const thetas = slider({ label: "Base θ", values: [100, 1e3, 1e4, 1e5, 1e6, 1e7], value: theta, show: base, speak: (v) => count(v), oninput: (v) => { theta = v; update(); } });
   const stretches = slider({ label: "Positions times", values: [0, 0.25, 0.5, 1, 2, 4, 8], value: 1, show: (v) => `×${v}`, speak: (v) => `times ${v}`, oninput: (v) => { stretch = v; update(); } });
   const shifts = slider({ label: "Shift all by", values: [0, 1, 10, 100, 1000, 5000, 20000], value: 0, show: (v) => `+${count(v)}`, speak: (v) => `plus ${v}`, oninput: (v) => { shift = v; update(); } });
   const exampleChoice = choice({ label: "Question", options: data.examples.map((one, k) => [k, one.question]), value: data.examples.indexOf(example), onchoose: (k) => { example = data.examples[k]; chosen = favourite(); fill(); update(); } });

@@ -217,12 +217,12 @@ function scalingPlanner(host, root, data) {
     const life = lifetimeOptimum(law, loss, served);
     draw(flops, best, loss);
     tiles.flops.value(ten(flops));
-    tiles.flops.note(`${flops < 8.64e22 ? brief(flops / 8.64e19) : count(flops / 8.64e19)} PF-days`);
+    tiles.flops.note(`${flops < 8.64e16 ? ten(flops / 8.64e19) : flops < 8.64e22 ? brief(flops / 8.64e19) : count(flops / 8.64e19)} PF-days`);
     const [amount, unit] = duration((hours * 3600) / chips);
     tiles.time.value(amount);
     tiles.time.note(`${unit} on ${count(chips)} ${chip.name}`);
     tiles.cost.value(money(hours * price));
-    tiles.cost.note(`${short(hours)} chip-hours`);
+    tiles.cost.note(`${hours < 0.01 ? "<0.01" : short(hours)} chip-hours`);
     tiles.loss.value(fixed(loss, 3));
     tiles.loss.note(`best here ${fixed(lawLoss(law, ...best), 3)}`);
     tiles.best.value(short(best[0]));
@@ -234,7 +234,7 @@ function scalingPlanner(host, root, data) {
     tiles.life.value(served ? percent((2 * n * served) / (flops + 2 * n * served)) : "0%");
     tiles.life.note(`of all; best ${short(life[0])} on ${short(life[1])}`);
     const side = Math.abs(Math.log(n / best[0])) < 0.1 ? "about right" : n > best[0] ? "too large for its tokens" : "small and long trained";
-    say(verdict, `By ${law.name}, this model is ${side}: the same loss could be had for ${percent(least / flops)} of its training compute, with ${short(lawOptimal(law, least)[0])} parameters.${served ? ` Counting ${short(served)} tokens served, ${short(life[0])} would be cheapest.` : ""}`);
+    say(verdict, `By the law “${law.name}”, this model is ${side}: the same loss could be had for ${percent(least / flops)} of its training compute, with ${short(lawOptimal(law, least)[0])} parameters.${served ? ` Counting ${short(served)} tokens served, ${short(life[0])} would be cheapest.` : ""}`);
     const told = model && model.hours ? ` Reported: ${short(model.hours)} chip-hours; 6ND in that time is ${percent(flops / (model.hours * 3600 * chip.peak))} of the peak.` : "";
     say(source, `${model ? `${model.name}: ${model.note}.` : law.note + "."}${told} ${chip.name}: ${chip.note}.`);
     host.dispatchEvent(new CustomEvent("alignlab-update", { detail: { milliseconds: performance.now() - began, flops, best, loss, least, hours, life, n, d, law: law.name } }));
