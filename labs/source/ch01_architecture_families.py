@@ -353,7 +353,7 @@ print(f"an encoder before an empty line without a start token: all positions ali
 # The start token is no decoration. Rotary positions tell *distances*, and an encoder has no first token by nature: without a mark, eight hidden tokens in a row look the same from everywhere. (A causal
 # mask marks the beginning by itself: the first token sees only itself.) BERT begins every text with `[CLS]`, and adds a learned vector per position.
 #
-# How low can each loss go? For the causal decoder it is $\ln900/8$ nats a token. Gaps cost nothing, whole lines do: writing one token after the other costs $\ln900$ over 9 tokens. Saying all 8
+# How low can each loss go? For the causal decoder it is $\ln900/8$ nats a token. Gaps cost nothing, whole lines do: writing one token after the other costs $\ln900$, spread over the labels of a batch: three gaps of 3 and one line of 9. Saying all 8
 # at once costs the sum of the positions' *own* entropies, which is more.
 
 # %%
@@ -834,7 +834,7 @@ run.table(
 )  # fmt: skip
 
 # %% [markdown]
-# Read the last column downwards. LLaMA-7B saw 148 tokens per parameter where Chinchilla's rule of thumb says about 20, and every generation since has gone further: a model that is *used* a lot should be small and
+# Read the last column downwards. LLaMA-7B saw 148 tokens per parameter where Chinchilla's rule of thumb says about 20, and the small models since have gone much further (Llama-3.1-8B 1,868; the largest stay near the rule, Llama-3.1-405B at 38): a model that is *used* a lot should be small and
 # trained long. Section 1.3 has the laws behind this. The explorer counts any of these models, and any change you make to one.
 
 # %%

@@ -374,8 +374,8 @@ print({f"g = {gain}": f"{value:.1e}" for gain, value in back50.items()}, "fifty 
 
 # %% [markdown]
 # There is no good $g$. Below 1 the gradient **vanishes**: a loss at the end says nothing of what went wrong fifty steps before, so a
-# dependency over fifty steps is not learned, though the network could represent it. Above 1 it **explodes** (the tanh holds it back a
-# little). At 1 it lasts longest, and even there the tanh eats it slowly.
+# dependency over fifty steps is not learned, though the network could represent it. Above 1 it **explodes** (the tanh holds it
+# back: at gain 3 it stays far below $3^{50}\approx10^{24}$). At 1 it lasts longest, and even there the tanh eats it slowly.
 #
 # ## Step 3. Gates: LSTM and GRU
 #
@@ -747,7 +747,8 @@ print(
 #
 # ## How much fits into a state?
 #
-# Distance is one thing, amount another. Now no blanks: read $n$ symbols, say them. A state of 44 numbers has to hold $3n$ bits; attention
+# Distance is one thing, amount another. Now no blanks: read $n$ symbols, say them. A state of 44 numbers has to hold $3n$ bits (it could:
+# what fails first, in the few steps given, is learning to store them side by side); attention
 # keeps the states of all steps, so what it has to look at grows with the text.
 
 # %%

@@ -20,7 +20,7 @@
 # - **You will** route real hidden states by hand; hold a loop, the library and transformers' Mixtral against one another; write a language
 #   whose entropy you know and sum a model's probabilities over all its sentences; train dense networks and mixtures with equal active
 #   parameters and three seeds each; draw who uses which expert; overfill experts; and do it as at work, with a Mixtral of transformers.
-# - **Time:** about 4 minutes on a CPU with two cores.
+# - **Time:** about 3 minutes on a CPU with two cores.
 #
 # **Sections:** 1.2
 #
@@ -617,7 +617,8 @@ run.figure(
 )
 
 # %% [markdown]
-# **Capacity.** Give each expert a fixed number of places: its even share times a capacity factor. Tokens that find no room skip the layer. The same
+# **Capacity.** Give each expert a fixed number of places: its even share times a capacity factor. A choice that finds no room is dropped; a token
+# that loses both of its choices skips the layer. The same
 # trained networks, the same sentences, 256 at a time:
 
 
@@ -679,7 +680,7 @@ for kind in ("lost router", "one expert"):
 
 # %% [markdown]
 # And a balance loss with coefficient 1 instead of 0.01, evenness above all? It is said to harm the task, and in large models it does. Compare the KL of the
-# strong loss in the table above with the range over seeds: in a world this small, which any even division can learn, no harm shows.
+# strong loss in the table above with the range over seeds: in a world this small no harm shows.
 #
 # ## As at work
 #

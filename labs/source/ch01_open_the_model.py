@@ -20,9 +20,10 @@
 # - **You will** build norm, rotary positions, grouped-query attention, SwiGLU, residual stream and output head on SmolLM2's own weights; watch
 #   where heads look and what each layer would say; take parts out, and put wrong ones in; count parameters, FLOPs and bytes and measure them;
 #   train small decoders, four seeds in one call, to see what a second layer can do that one cannot.
-# - **Time:** about 3 minutes on a CPU with two cores.
+# - **Time:** about 2 minutes on a CPU with two cores.
 #
 # **Sections:** 1.1.1
+#
 # **Topics:** module-vs-functional
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["setup", "hide-input"]
@@ -702,7 +703,7 @@ print(
 
 # %% [markdown]
 # Most single layers are a small loss: each adds a little, and the others still read a stream that is nearly as before. That is what a sum buys. The first
-# layers are the exception, since all others build on them.
+# layers are the great exception, since all others build on them. The figure shows others: layer 12, and the last two.
 #
 # ### Take it out everywhere, or put it in wrong
 #
@@ -1117,6 +1118,8 @@ print(
 )
 
 # %% [markdown]
+# Two layers copy without error. One layer stops where the loss is the price of knowing which symbols the row has, and not which comes next.
+#
 # The stacked training must be the ordinary one. Seed 1, alone, as a module with its own optimizer:
 
 # %%

@@ -479,10 +479,14 @@ fig.update_layout(
 run.figure(fig, "Log-log: the fitted lines pass through the measured points of every size.")
 
 # %% [markdown]
+# Now check the floor against the truth, which is known here. The fitted one is close, but its 90% interval ends below the truth; and with *no* floor the objective is not even half as bad again.
+# Within the ladder the three fits can hardly be told apart. Beyond it they part, as you will see.
+#
 # ## One variable at a time
 #
 # Kaplan's laws hold where the other quantity is not short (Kaplan et al., 2020). Along the ladder's edge that is only nearly so. Compare the
-# exponent of the loss with that of the loss *minus its floor*: the first is small because the floor does not shrink.
+# exponent of the loss with that of the loss *minus its floor*: the first is small because the floor does not shrink. (By $D$ even
+# the second stays far below the fitted $\beta$: at one size the price of too few parameters, $A/N^\alpha$, does not shrink either.)
 
 # %%
 at_tokens = max(set.intersection(*(set(curve_of(n)[0].tolist()) for n in sizes)))
@@ -563,6 +567,9 @@ print(
 )
 
 # %% [markdown]
+# The two disagree: by the valleys the exponent lies above the law's interval. Each valley is a parabola through few sizes, in a narrow range of compute, and the law
+# takes one form for all. Both say that the best size grows with compute; do not trust the second digit of either.
+#
 # ## The bet
 #
 # A model that is several times larger than any of the ladder. First the prediction, with its interval, and two rivals: the same fit without a
@@ -621,6 +628,9 @@ none_error = (bets["the law without a floor"][0] - held_measured) / (held_measur
 print(f"error: {bets['the law, E known'][0] - held_measured:+.4f} nats, {held_error:+.0%} of the excess")
 
 # %% [markdown]
+# The law with the known floor comes nearest, half a percent below the measured loss. Without a floor the prediction is even below the language's entropy. But look at the intervals: the
+# measured loss lies above all three. They tell how the fit changes with other runs, and nothing of a law whose *form* is a little wrong beyond the ladder.
+#
 # ## A failure: the same text again
 #
 # A law in $D$ speaks of *fresh* tokens. Here one model sees fresh text, another of the same size sees a small part of it over and over.
@@ -644,6 +654,8 @@ print(
 )
 
 # %% [markdown]
+# Up to about four epochs, old text is nearly as good as new. After that the loss on unseen text falls more slowly, then rises, while the loss on the text itself goes below the entropy of the language.
+#
 # ## As at work: transformers' Llama and its Trainer
 #
 # The same sizes, the same text, the same optimizer, in a few lines. Nobody writes the loop by hand at work.
@@ -724,7 +736,7 @@ run.figure(
 # %% [markdown]
 # ## Compute at test time
 #
-# The fourth behaviour is spent at the answer. A small model learns to add two numbers of two digits, a token a digit, and we stop it at several points.
+# Compute can also be spent at the answer. A small model learns to add two numbers of two digits, a token a digit, and we stop it at several points.
 # For each held-out sum we know its chance of writing the right three digits: the product of three probabilities. With a
 # verifier, $k$ tries solve a problem with chance $1-(1-p)^k$.
 
@@ -861,7 +873,9 @@ print(
 # %% [markdown]
 # ### The running examples, on a real model
 #
-# SmolLM2-135M-Instruct: what an answer costs beside its training, and what tries buy on sums that it does not know by heart.
+# SmolLM2-135M-Instruct: what an answer costs beside its training, and what tries buy where one try hardly ever succeeds. Read the column
+# *Right*: where no sample is right, neither a verifier nor a vote has anything to choose from. (Replies are cut after 20 tokens, so a long one counts as wrong, and the vote
+# takes the last number that was said, often the question's own.)
 
 # %%
 small, tokenizer = models.load("small")

@@ -20,7 +20,7 @@
 # - **You will** train byte-level BPE in the open and hold it against the `tokenizers` library, merge by merge; encode Chinese, code, emoji and
 #   broken text as SmolLM2 does; train models on five vocabularies at equal compute; find tokens that SmolLM2 never learned; look
 #   at neighbours in its embedding matrix; take its output layer apart.
-# - **Time:** about 4 minutes on a CPU with two cores.
+# - **Time:** about 3 minutes on a CPU with two cores.
 #
 # **Sections:** 1.1.2, 1.1.3
 
@@ -276,7 +276,7 @@ run.table(
 )
 
 # %% [markdown]
-# Look at the last row. The two spellings of *café* look the same and share no token after `caf`: in one, é is one code point, in the other an e and an
+# Look at the last row. The two spellings of *café* look the same and share no token (the second also carries its space): in one, é is one code point, in the other an e and an
 # accent. Byte-level BPE sees bytes. A search, a filter or a cache that compares token ids takes them for different words.
 #
 # ## The same sentence costs more in other languages
