@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,3 +131,13 @@ def peak_memory() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def document(before: str, report: Mapping[str, str], parts: Sequence[str]) -> str:
+    """The file of results, a section a part: those of `report` are new, the others stay as they were `before`."""
+    kept = [section.split("\n", 1) for section in before.split("\n## ")[1:]]
+    sections = {name: told.strip() for name, told in kept}
+    sections |= {part: f"{machine()}\n\n{told}" for part, told in report.items()}
+    head = "<!-- Written by `make bench`; do not edit. README.md beside this file says how it is measured. -->"
+    shown = [f"## {part}\n\n{sections[part]}" for part in parts if part in sections]
+    return "\n\n".join([head, "# Measured side by side", *shown]) + "\n"

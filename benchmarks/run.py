@@ -24,7 +24,7 @@ import retrieval
 import sampler
 import structured
 import torch
-from measure import HEADER, Comparison, machine, table
+from measure import HEADER, Comparison, document, machine, table
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
@@ -41,28 +41,36 @@ def main() -> int:
     """0 where every target is met (--smoke has none)."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="toy sizes, a few seconds, no RESULTS.md")
-    parser.add_argument("--only", choices=PARTS, help="one part alone; no RESULTS.md")
+    parser.add_argument("--only", choices=PARTS, help="one part alone; RESULTS.md keeps the others")
     options = parser.parse_args()
     logging.set_verbosity_error()
     parts = [options.only] if options.only else PARTS
-    comparisons: list[Comparison] = []
-    for part, measured in {
+    measures = {
         "decoder": decoders, "bpe": tokenizers, "sampler": samplers, "beam": beams, "masks": masks,
         "retrieval": searches, "dpo": trainers, "agents": agents,
-    }.items():  # fmt: skip
-        if part in parts:
-            comparisons += measured(options.smoke)
-    report = [table(HEADER, [comparison.row() for comparison in comparisons])] if comparisons else []
-    if "memory" in parts and not options.smoke:
-        report.append(table(["peak memory of 3 DPO steps, process by process", "GB"], memory(["ours", *dpo.SETTINGS])))
-    met = all(comparison.met for comparison in comparisons)
-    if "page" in parts and not options.smoke:
-        page = in_page.measure()
-        report.append(table(in_page.HEADER, page.rows()))
-        met = met and page.met
-    print("\n\n".join([machine(), *report]))
-    if not options.smoke and not options.only:
-        RESULTS.write_text(document(report), encoding="utf-8")
+    }  # fmt: skip
+    report: dict[str, str] = {}
+    met = True
+    print(machine())
+    for part in parts:
+        if part in measures:
+            comparisons = measures[part](options.smoke)
+            report[part] = table(HEADER, [comparison.row() for comparison in comparisons])
+            met = met and all(comparison.met for comparison in comparisons)
+        elif options.smoke:
+            continue
+        elif part == "memory":
+            report[part] = table(
+                ["peak memory of 3 DPO steps, process by process", "GB"], memory(["ours", *dpo.SETTINGS])
+            )
+        else:
+            page = in_page.measure()
+            report[part] = table(in_page.HEADER, page.rows())
+            met = met and page.met
+        print(f"\n{report[part]}", flush=True)
+    if not options.smoke:
+        before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+        RESULTS.write_text(document(before, report, PARTS), encoding="utf-8")
         print(f"\nwritten to {RESULTS.relative_to(Path(__file__).parents[1])}")
     return 0 if options.smoke or met else 1
 
@@ -186,12 +194,6 @@ def memory(sides: list[str]) -> list[list[str]]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append([side if side == "ours" else f"trl {side}", f"{pool.apply(dpo.memory_of, (side, 3)):.2f}"])
     return rows
-
-
-def document(report: list[str]) -> str:
-    """RESULTS.md."""
-    head = "<!-- Written by `make bench`; do not edit. README.md beside this file says how it is measured. -->"
-    return "\n\n".join([head, "# Measured side by side", machine(), *report]) + "\n"
 
 
 if __name__ == "__main__":
