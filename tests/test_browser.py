@@ -70,6 +70,7 @@ KEY_PAGES = (
 )
 FIRST_LOAD = 1_000_000  # bytes on the wire, gzipped, plotly left out
 FRAME = 16.0  # milliseconds
+PARTS = 5  # of the tests that read many pages, so that several processes share them; odd, so that each has both schemes
 AXE: dict[str, Any] = {
     "resultTypes": ["violations"],
     "preload": False,  # else axe asks for imported stylesheets beside the page, where they are not
@@ -194,7 +195,10 @@ def pages(browser: Any, origin: str) -> list[str]:
     return found
 
 
-def test_every_page_is_quiet_local_narrow_and_accessible(browser: Any, origin: str, pages: list[str]) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_page_is_quiet_local_narrow_and_accessible(
+    browser: Any, origin: str, pages: list[str], part: int
+) -> None:
     """Each page: no error, no foreign request, no sideways scroll at 390 px, nothing serious from axe.
 
     Even pages are read in light, odd pages in dark: the key pages are read in both, at both sizes, below.
@@ -204,7 +208,7 @@ def test_every_page_is_quiet_local_narrow_and_accessible(browser: Any, origin: s
         visiting(browser, origin, PHONE, "light") as light,
         visiting(browser, origin, PHONE, "dark") as dark,
     ):
-        for place, path in enumerate(pages):
+        for place, path in list(enumerate(pages))[part::PARTS]:
             reader = dark if place % 2 else light
             reader.open(path)
             foreign = [f"external: {url}" for url in reader.external]
@@ -216,12 +220,13 @@ def test_every_page_is_quiet_local_narrow_and_accessible(browser: Any, origin: s
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("part", range(PARTS))
 def test_key_pages_are_accessible_in_both_schemes_and_sizes(
-    browser: Any, origin: str, scheme: str, size: tuple[int, int]
+    browser: Any, origin: str, part: int, scheme: str, size: tuple[int, int]
 ) -> None:
     """The pages with explorers, quizzes, diagrams, tables and mathematics, in all four ways of reading them."""
     with visiting(browser, origin, size, scheme) as reader:
-        for path in KEY_PAGES:
+        for path in KEY_PAGES[part::PARTS]:
             reader.open(path)
             assert not reader.sideways(), path
             assert not reader.axe(), path
