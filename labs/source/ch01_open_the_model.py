@@ -631,12 +631,16 @@ run.explorer("model_tour", {
 })  # fmt: skip
 
 # %%
-five = {text: OURS[text]["logits"][-1].softmax(-1).topk(5) for text in ("who", "asked")}
+asked_alone = {text: len(IDS[text]) - 4 for text in ("who", "asked")}  # up to the question's end token, so that the page stays small
+five = {text: OURS[text]["logits"][n - 1].softmax(-1).topk(5) for text, n in asked_alone.items()}
 run.explorer("attention_heads", {
     "model": "SmolLM2-135M-Instruct",
-    "examples": [attention_example(title, [tokenizer.decode([i]) for i in IDS[text].tolist()], alphas[text]) for title, text in (("Who are you?", "who"), ("What is 17 + 25?", "asked"))],
-    "next": [[[tokenizer.decode([i]), p] for p, i in zip(five[text].values.tolist(), five[text].indices.tolist())] for text in ("who", "asked")],
-    "start": {"example": 1, "layer": previous_at[0], "head": previous_at[1], "position": len(IDS["asked"]) - 1},
+    "examples": [
+        attention_example(title, [tokenizer.decode([i]) for i in IDS[text][:n].tolist()], alphas[text][..., :n, :n])
+        for title, (text, n) in zip(("Who are you?", "What is 17 + 25?"), asked_alone.items())
+    ],
+    "next": [[[tokenizer.decode([i]), p] for p, i in zip(five[text].values.tolist(), five[text].indices.tolist())] for text in asked_alone],
+    "start": {"example": 1, "layer": previous_at[0], "head": previous_at[1], "position": asked_alone["asked"] - 1},
 })  # fmt: skip
 
 # %% [markdown]
