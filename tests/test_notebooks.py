@@ -228,6 +228,16 @@ def test_web_addresses_and_relative_paths_are_no_machine_paths(executed: Lab) ->
     assert list(outputs.problems(notebook, executed.folder.parent)) == []
 
 
+def test_an_explorer_s_data_may_hold_any_token_and_the_rest_of_its_output_may_not(executed: Lab) -> None:
+    notebook = read(executed)
+    data = {outputs.EXPLORER_MIME: {"name": "dial", "data": {"token": "\r\r\n"}}, "text/plain": "a figure"}
+    shown = nbformat.from_dict({"output_type": "display_data", "metadata": {}, "data": data})
+    notebook.cells[2].outputs.append(shown)
+    assert list(outputs.problems(notebook, executed.folder.parent)) == []
+    shown.data["text/plain"] = "10%\r20%"
+    assert [one for one in outputs.problems(notebook, executed.folder.parent) if "control codes" in one]
+
+
 def test_check_command_fails_for_a_notebook_without_source(executed: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--labs", str(executed.folder), "check"]
     assert notebooks.main(command) == 0

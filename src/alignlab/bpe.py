@@ -29,7 +29,8 @@ ALPHABET: dict[int, str] = {byte: chr(byte) for byte in _PLAIN} | {byte: chr(256
 
 In the order of these characters, which is the order of the bytes' ids after training.
 """
-_BYTE = {character: byte for byte, character in ALPHABET.items()}
+BYTE = {character: byte for byte, character in ALPHABET.items()}
+"""The byte that each of these characters stands for."""
 CACHE = 100_000
 """Pieces whose ids are remembered: words come again and again."""
 
@@ -201,8 +202,8 @@ class Tokenizer:
             raise ValueError(f"this tokenizer does not cover the file's {names}; use the tokenizers library itself")
         merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         return cls(
-            {_bytes(name): i for name, i in model["vocab"].items() if name not in special},
-            [(_bytes(left), _bytes(right)) for left, right in merges],
+            {bytes_of(name): i for name, i in model["vocab"].items() if name not in special},
+            [(bytes_of(left), bytes_of(right)) for left, right in merges],
             special,
             patterns or (),
         )
@@ -298,6 +299,13 @@ def written(token: bytes) -> str:
     return "".join(ALPHABET[byte] for byte in token)
 
 
+def bytes_of(name: str) -> bytes:
+    """The inverse of `written`. ValueError for a name with a character that stands for no byte."""
+    if not BYTE.keys() >= set(name):
+        raise ValueError(f"the token {name!r} is not written in the byte-level alphabet of GPT-2's tokenizer")
+    return bytes(BYTE[character] for character in name)
+
+
 def _joined(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
     """The word with each occurrence of the pair replaced, from left to right."""
     joined: list[int] = []
@@ -310,12 +318,6 @@ def _joined(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
             joined.append(word[i])
             i += 1
     return joined
-
-
-def _bytes(name: str) -> bytes:
-    if not _BYTE.keys() >= set(name):
-        raise ValueError(f"the token {name!r} is not written in the byte-level alphabet of GPT-2's tokenizer")
-    return bytes(_BYTE[character] for character in name)
 
 
 def _cut(pattern: Any, text: str) -> Iterator[tuple[str, bool]]:

@@ -51,9 +51,9 @@ def problems(notebook: NotebookNode, checkout: Path) -> Iterator[str]:
                 continue
             if WIDGET_VIEW in output.get("data", {}):
                 yield f"the output of cell {number} is a widget, which is dead without its kernel"
-            is_explorer = EXPLORER_MIME in output.get("data", {})  # its data are no terminal's: a token may hold a "\r"
+            figure = set(_strings(output.get("data", {}).get(EXPLORER_MIME, "")))  # a token may hold "\r"
             for text in _strings(output):
-                if not is_explorer and ("\x1b" in text or "\r" in text.replace("\r\n", "\n")):
+                if text not in figure and ("\x1b" in text or "\r" in text.replace("\r\n", "\n")):
                     yield f"the output of cell {number} holds terminal control codes: {text[:80]!r}"
                 own = (path.search(text) for path, _ in _paths(checkout))
                 found = _MACHINE_PATH.search(text) or next(filter(None, own), None)

@@ -164,11 +164,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU, Shazeer (2020), eq. 6: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., hidden) -> (..., hidden)"""
@@ -183,7 +183,7 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None, layer: int
@@ -208,9 +208,7 @@ class Transformer(nn.Module):
 
     def initialize(self, std: float = 0.02) -> Self:
         """Fresh weights, normal with this standard deviation, as for training from nothing."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=std)
+        draw_weights(self, std)
         return self
 
     @classmethod
@@ -355,6 +353,13 @@ class Transformer(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Next-token logits (B, T, vocab); arguments as in `hidden`."""
         return self.lm_head(self.hidden(input_ids, attention_mask, cache))
+
+
+def draw_weights(network: nn.Module, std: float) -> None:
+    """Every matrix and embedding of a network anew, normal with this standard deviation; norms stay as they are."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
 
 
 def _listed(what: str, names: list[str], most: int = 8) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignlab.transformer import MLP, Attention, Config, RMSNorm, Transformer, rotary_angles
+from alignlab.transformer import MLP, Attention, Config, RMSNorm, Transformer, draw_weights, rotary_angles
 
 IGNORED = -100
 """The label of a position that is not predicted, as in torch's cross_entropy."""
@@ -84,7 +84,7 @@ class DecoderBlock(nn.Module):
         self.cross_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.cross_attn = CrossAttention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size)
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], memory: Tensor, memory_mask: Tensor | None, layer: int
@@ -109,9 +109,7 @@ class EncoderDecoder(nn.Module):
 
     def initialize(self, std: float = 0.02) -> Self:
         """Fresh weights, normal with this standard deviation."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=std)
+        draw_weights(self, std)
         return self
 
     def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from alignlab.transformer import MLP
+
 Scores = Literal["softmax", "sigmoid"]
 
 
@@ -130,7 +132,7 @@ class MoE(nn.Module):
         self.capacity_factor = capacity_factor
         self.gate = nn.Linear(hidden_size, num_experts, bias=False)
         self.experts = Experts(num_experts, hidden_size, intermediate_size, std)
-        self.shared_experts = SwiGLU(hidden_size, shared * intermediate_size) if shared else None
+        self.shared_experts = MLP(hidden_size, shared * intermediate_size) if shared else None
         self.register_buffer("bias", torch.zeros(num_experts))
         self.routing: Routing | None = None
         self.kept: Tensor | None = None
@@ -169,20 +171,6 @@ class MoE(nn.Module):
     def rebalance(self, speed: float = 0.001) -> None:
         """Move `bias` by the load of the last forward pass, see `balanced_bias`."""
         self.bias.copy_(balanced_bias(self.bias, self.load(), speed))
-
-
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)), as in `transformer.MLP`, of any width."""
-
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., d) -> (..., d)"""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Experts(nn.Module):

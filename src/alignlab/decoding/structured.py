@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from alignlab.bpe import BYTE, bytes_of
 from alignlab.decoding.regular import (
     DFA,
     Chars,
@@ -47,17 +48,14 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes | None]:
     """
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     special = set(tokenizer.added_tokens_decoder)
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that GPT-2's alphabet shows as themselves
-    hidden = [byte for byte in range(256) if byte not in plain]
-    alphabet = {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
     found: list[bytes | None] = []
     for i, name in enumerate(names):
         if i in special or not name:
             found.append(None)
-        elif not alphabet.keys() >= set(name):
+        elif not BYTE.keys() >= set(name):
             raise ValueError(f"token {i}, {name!r}, is not written in the byte-level alphabet of GPT-2's tokenizer")
         else:
-            found.append(bytes(alphabet[character] for character in name))
+            found.append(bytes_of(name))
     return found
 
 

@@ -36,17 +36,20 @@ def attention_example(title: str, tokens: Sequence[str], weights: Tensor) -> dic
         raise ValueError(f"a position reads a later one with weight {later:.3g}; give causal attention weights")
     if (away := float((kept.sum(-1) - 1).abs().max())) > 1e-3:
         raise ValueError(f"a row of weights misses 1 by {away:.3g}; give weights after the softmax")
-    codes = (LEVELS * kept[:, :, rows, columns].clamp(0, 1).sqrt()).round().to(torch.uint8).flatten().numpy()
-    if len(codes) % 2:
-        codes = np.append(codes, np.uint8(0))
-    packed = base64.b64encode((codes[0::2] << 4 | codes[1::2]).tobytes()).decode("ascii")
     return {
         "title": title,
         "tokens": list(tokens),
         "layers": weights.shape[0],
         "heads": weights.shape[1],
-        "packed": packed,
+        "packed": packed_weights(kept[:, :, rows, columns]),
     }
+
+
+def packed_weights(weights: Tensor) -> str:
+    """Weights between 0 and 1 as base64 of two codes a byte, the first in the high half, in the tensor's order."""
+    codes = (LEVELS * weights.detach().double().clamp(0, 1).sqrt()).round().to(torch.uint8).cpu().flatten().numpy()
+    codes = np.append(codes, np.zeros(len(codes) % 2, dtype=np.uint8))
+    return base64.b64encode((codes[0::2] << 4 | codes[1::2]).tobytes()).decode("ascii")
 
 
 def unpacked_weights(example: dict[str, Any]) -> Tensor:

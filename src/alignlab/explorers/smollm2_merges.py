@@ -28,13 +28,9 @@ def tokenizer(file: Path = FILE) -> Any:
     from alignlab import bpe
 
     special, single, *merges = lines(file)
-    byte = {letter: bytes([number]) for number, letter in bpe.ALPHABET.items()}
     first = len(special.split())
-    tokens = [byte[letter] for letter in single.split()]
-    pairs = [
-        (b"".join(map(byte.__getitem__, left)), b"".join(map(byte.__getitem__, right)))
-        for left, right in (merge.split() for merge in merges)
-    ]
+    tokens = [bpe.bytes_of(letter) for letter in single.split()]
+    pairs = [(bpe.bytes_of(left), bpe.bytes_of(right)) for left, right in (merge.split() for merge in merges)]
     vocabulary = {token: first + i for i, token in enumerate([*tokens, *(left + right for left, right in pairs)])}
     return bpe.Tokenizer(vocabulary, pairs, {text: i for i, text in enumerate(special.split())})
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from alignlab.explorers.heads import packed_weights
+
 STAGES = (
     "norm1", "q", "k", "v", "turned_q", "turned_k", "mixed", "attention", "middle",
     "norm2", "gate", "up", "inner", "mlp", "out",
@@ -20,9 +22,6 @@ STAGES = (
 
 SHOWN = 8
 """How many numbers of each tensor are kept."""
-
-LEVELS = 15
-"""The largest code of an attention weight a, kept as round(15 sqrt(a)) in 4 bits."""
 
 
 def tour_example(
@@ -50,8 +49,6 @@ def tour_example(
     tensors = [embedded, *(layer[name] for layer in layers for name in STAGES), final]
     values = np.stack([tensor.detach().double().cpu().numpy()[:SHOWN] for tensor in tensors])
     sizes = np.array([tensor.detach().double().square().mean().sqrt().item() for tensor in tensors])
-    codes = (LEVELS * attention.detach().double().clamp(0, 1).sqrt()).round().cpu().numpy().astype(np.uint8).flatten()
-    codes = np.append(codes, np.zeros(len(codes) % 2, dtype=np.uint8))
     return {
         "title": title,
         "tokens": list(tokens),
@@ -59,7 +56,7 @@ def tour_example(
         "heads": attention.shape[1],
         "values": _halves(values),
         "rms": _halves(sizes),
-        "attention": base64.b64encode((codes[::2] << 4 | codes[1::2]).tobytes()).decode(),
+        "attention": packed_weights(attention),
         "streams": _halves(streams.detach().double().square().mean(-1).sqrt().cpu().numpy()),
         "guesses": [[[token, round(float(p), 4)] for token, p in row] for row in guesses],
     }
