@@ -87,7 +87,7 @@ def test_every_benchmark_runs_on_toy_sizes_and_writes_nothing() -> None:
     lines = [line for line in ran.stdout.splitlines() if line.startswith("|")]
     rows = [line for line in lines if not line.startswith(("| what ", "| ---"))]
     # two of the decoder and of BPE, four parts, DPO under three of trl's settings, five relatives, two agents
-    names = "toy toy BPE BPE toy beams, masks, nearest, DPO DPO DPO IPO KTO ORPO CPO SimPO DQN, actor-critic,"
+    names = "toy toy BPE BPE toy, beams, masks, nearest, DPO DPO DPO IPO KTO ORPO CPO SimPO DQN, actor-critic,"
     assert [row.split()[1] for row in rows] == names.split(), ran.stdout
     assert "greedy tokens identical" in rows[4]
     gaps = [re.search(r"loss curves within ([\d.]+)%", row) for row in rows[8:16]]
