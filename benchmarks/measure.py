@@ -67,11 +67,11 @@ HEADER = ["what", "ours", "theirs", "times as fast", "min–max", "turns", "targ
 
 
 def alternate(ours: Callable[[], object], theirs: Callable[[], object], turns: int) -> tuple[list[float], list[float]]:
-    """Run A B A B ..., after one unmeasured turn of each; seconds of every turn."""
+    """Run A B B A A B ..., after one unmeasured turn of each; seconds of every turn."""
     ours(), theirs()
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(turns):
-        for run, taken in zip((ours, theirs), times, strict=True):
+    for turn in range(turns):
+        for run, taken in list(zip((ours, theirs), times, strict=True))[:: -1 if turn % 2 else 1]:
             taken.append(timed(run))
     return times
 

@@ -8,7 +8,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from measure import Comparison, timed
+from measure import Comparison, alternate, timed
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -42,12 +42,14 @@ def forward(name: str, model: PreTrainedModel, batch: int, length: int, turns: i
     ours, theirs = twins(model)
     ours.eval(), theirs.eval()
     ids = torch.randint(model.config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))
-    times: tuple[list[float], list[float]] = ([], [])
     with torch.inference_mode():
         gap = (ours(ids) - theirs(ids, use_cache=False).logits).abs().max().item()
-        for _ in range(turns):
-            times[0].append(timed(lambda: ours(ids)))
-            times[1].append(timed(lambda: theirs(ids, use_cache=False)))
+
+    @torch.inference_mode()
+    def predict(side: nn.Module, **options: bool) -> None:
+        side(ids, **options)
+
+    times = alternate(lambda: predict(ours), lambda: predict(theirs, use_cache=False), turns)
     same = f"logits within {gap:.0e}"
     return Comparison(f"{name}, forward ({batch} x {length} tokens)", *times, target, same, gap < 1e-3)
 
@@ -76,7 +78,8 @@ def training(name: str, model: PreTrainedModel, batch: int, length: int, turns: 
 
     for turn in range(turns + 1):
         ids = torch.randint(model.config.vocab_size, (batch, length), generator=generator)
-        for k, (side, optimizer) in enumerate(sides):
+        for k in (1, 0) if turn % 2 else (0, 1):  # who begins changes from turn to turn
+            side, optimizer = sides[k]
             taken = timed(lambda: losses[k].append(step(side, optimizer, ids)))  # noqa: B023
             if turn:
                 times[k].append(taken)
@@ -89,5 +92,5 @@ def compare(name: str, model: PreTrainedModel, batch: int, length: int, turns: i
     """Both, on one size."""
     return [
         forward(name, model, batch, length, turns, target),
-        training(name, model, batch, length, max(1, turns // 2), target),
+        training(name, model, batch, length, turns, target),
     ]

@@ -172,7 +172,9 @@ def agents(smoke: bool) -> list[Comparison]:
     if smoke:
         return [
             dqn.compare("DQN, toy", seeds=1, steps=300, look=150, episodes=2, target=0.0),
-            actor_critic.compare("actor-critic, toy", seeds=1, steps=400, marks=(200,), target=0.0),
+            actor_critic.compare(
+                "actor-critic, toy", seeds=1, steps=400, patience=400, marks=(200,), more_seeds=1, target=0.0
+            ),
         ]
     return [dqn.compare("DQN to 475 on CartPole"), actor_critic.compare("actor-critic to 475 on CartPole")]
 

@@ -51,9 +51,9 @@ def test_turns_that_do_not_pair_are_refused(measure: ModuleType) -> None:
 
 def test_the_two_sides_alternate_after_a_turn_to_warm_up(measure: ModuleType) -> None:
     calls: list[str] = []
-    times = measure.alternate(lambda: calls.append("A"), lambda: calls.append("B"), turns=2)
-    assert "".join(calls) == "ABABAB"
-    assert [len(side) for side in times] == [2, 2]
+    times = measure.alternate(lambda: calls.append("A"), lambda: calls.append("B"), turns=3)
+    assert "".join(calls) == "AB" + "AB" + "BA" + "AB"  # who begins changes from turn to turn
+    assert [len(side) for side in times] == [3, 3]
 
 
 def test_the_machine_is_described_and_not_named(measure: ModuleType) -> None:

@@ -1,5 +1,6 @@
 """Log-probabilities, entropy and KL against exact sums over a small vocabulary, and wrong versions rejected."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -97,6 +98,17 @@ def test_pair_logprobs_have_the_gradient_of_the_rows_apart(decoder: Transformer)
         chosen, rejected = function(decoder, PAIRS, PAIRS_ATTENTION, PAIRS_RESPONSE)
         gradients.append(torch.autograd.grad((chosen - 2 * rejected).sum(), weight)[0])
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
+
+
+def test_pair_logprobs_in_bfloat16_see_through_another_kernel_the_same(decoder: Transformer) -> None:
+    decoder, found = copy.deepcopy(decoder).float(), []
+    weight = decoder.layers[0].self_attn.k_proj.weight
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            values = torch.cat(logprobs.pair_logprobs(decoder, PAIRS, PAIRS_ATTENTION, PAIRS_RESPONSE))
+        found.append((values, torch.autograd.grad(values.square().sum(), weight)[0]))
+    for exact, rounded in zip(*found, strict=True):
+        assert 0 < (exact - rounded).norm() / exact.norm() < 0.1  # bfloat16 keeps 8 bits: 0.4% a number
 
 
 def forgetting(keep: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -267,12 +267,14 @@ class Transformer(nn.Module):
 
         What trains or adapts that model (LoRA layers included) is seen here at once. A Transformer is returned as is.
         """
+        from transformers.initialization import no_init_weights
+
         if isinstance(model, Transformer):
             return model
         causal_lm: Any = model
         if hasattr(causal_lm, "get_base_model"):
             causal_lm = causal_lm.get_base_model()
-        with torch.device("meta"):
+        with torch.device("meta"), no_init_weights():  # a skeleton: nothing is drawn, nothing allocated
             ours = cls(Config.of(causal_lm.config))
         theirs = causal_lm.model
         ours.embed_tokens, ours.lm_head = theirs.embed_tokens, causal_lm.lm_head
