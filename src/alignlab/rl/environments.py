@@ -80,14 +80,14 @@ class Copies:
         )
 
     def _tensor(self, observation: Any) -> Tensor:
-        tensor = torch.as_tensor(np.asarray(observation, dtype=np.float32)).reshape(self.copies, -1)
-        if not tensor.isfinite().all():
-            copy = int((~tensor.isfinite().all(-1)).nonzero()[0])
+        rows = np.asarray(observation, dtype=np.float32).reshape(self.copies, -1)
+        if not np.isfinite(rows).all():
+            copy = int(np.flatnonzero(~np.isfinite(rows).all(-1))[0])
             raise ValueError(
                 f"{self.name} gave an observation that is not finite in copy {copy} at step {self.steps}: "
-                f"{tensor[copy].tolist()}"
+                f"{rows[copy].tolist()}"
             )
-        return tensor
+        return torch.as_tensor(rows)
 
 
 def finite_actions(space: spaces.Space[Any], agent: str = "this agent") -> int:

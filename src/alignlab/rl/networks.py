@@ -54,7 +54,7 @@ def clip_grad_norms(parameters: Sequence[Tensor], most: float) -> Tensor:
     a copy whose gradient explodes would then slow the others.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack([gradient.flatten(1).square().sum(-1) for gradient in gradients]).sum(0).sqrt()
+    norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=-1) for gradient in gradients]).norm(dim=0)
     scale = (most / norms.clamp_min(1e-12)).clamp_max(1.0)
     for gradient in gradients:
         gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))

@@ -44,16 +44,16 @@ class Config:
 
     environments: how many each seed acts in at once. steps: rewards seen before an update. lam: 1 sums all of them and
     bootstraps after the last, 0 bootstraps after each (`returns.lambda_returns`). value_weight, entropy_weight: of the
-    two other terms of the loss. clip: the most that a gradient's norm may be, seed by seed. anneal: whether the
-    learning rate falls linearly to 0 over the run.
+    two other terms of the loss. clip: the most that a gradient's norm may be, the actor's and the critic's, seed by
+    seed. anneal: whether the learning rate falls linearly to 0 over the run.
     """
 
     environments: int = 8
-    steps: int = 5
+    steps: int = 3
     gamma: float = 0.98
     lam: float = 0.95
     hidden: tuple[int, ...] = (64, 64)
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     value_weight: float = 0.5
     entropy_weight: float = 0.0
     clip: float = 0.5
@@ -122,8 +122,9 @@ def train(
         Networks((width, *config.hidden, actions_there_are), copies, seed, torch.tanh),
         Networks((width, *config.hidden, 1), copies, seed + 1000, torch.tanh),
     )
-    parameters = [*agent.policy.parameters(), *agent.critic.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+    actor, critic = list(agent.policy.parameters()), list(agent.critic.parameters())
+    # No momentum: it would add gradients of policies that are no more.
+    optimizer = torch.optim.Adam([*actor, *critic], config.learning_rate, betas=(0.0, 0.999), eps=1e-5, fused=True)
     generator = torch.Generator().manual_seed(seed)
     shape = (copies, config.environments)
     recent: list[deque[float]] = [deque(maxlen=100) for _ in range(copies)]
@@ -136,7 +137,8 @@ def train(
             group["lr"] = config.learning_rate * (1 - update / updates if config.anneal else 1.0)
         optimizer.zero_grad()
         loss.sum().backward()
-        clip_grad_norms(parameters, config.clip)
+        clip_grad_norms(actor, config.clip)  # each alone: where the critic errs much, the actor would stand still
+        clip_grad_norms(critic, config.clip)
         optimizer.step()
         if update % 10 == 9 or update == updates - 1:
             agent.steps.append((update + 1) * config.steps * config.environments)
