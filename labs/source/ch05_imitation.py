@@ -860,11 +860,11 @@ def gail_cart(kind, learns):
             reward = imitation.imitation_reward(judge(rows)[..., 0], kind).view_as(rollout.rewards)
         return policy_gradient.losses(agent, rollout._replace(rewards=reward), config)
 
-    bar = iter(
-        run.progress(budget.adversary // 1_280, f"CartPole, {kind}, {'judge learns' if learns else 'judge says 1/2'}")
-    )
+    config = policy_gradient.Config()
+    records = max(1, budget.adversary // (10 * config.environments * config.steps))
+    bar = iter(run.progress(records, f"CartPole, {kind}, {'judge learns' if learns else 'judge says 1/2'}"))
     agent = policy_gradient.train(
-        CART, SEEDS, 0, budget.adversary, watch=lambda _: next(bar, None) and False, loss_of=loss_of
+        CART, SEEDS, 0, budget.adversary, config, watch=lambda _: next(bar, None) and False, loss_of=loss_of
     )
     bar.close()
     return torch.tensor(agent.steps), torch.tensor(agent.returns)

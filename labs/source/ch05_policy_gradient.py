@@ -709,10 +709,11 @@ def actor_critic_loss(agent, rollout, config, terminated=None, detach=True, sign
 
 
 # %% [markdown]
-# Hold it against the library: same rollout, same loss, same gradients. Then train.
+# Hold it against the library: same rollout, same loss, same gradients. Then train. `train` uses Adam without momentum: it would add gradients of
+# policies that are no more. It clips the actor's gradient and the critic's each by itself: together, an error of the critic's would hold the actor back.
 
 # %%
-CONFIG = Config(environments=8, steps=5, gamma=0.98, lam=0.95, learning_rate=3e-3)
+CONFIG = Config(environments=8, steps=3, gamma=0.98, lam=0.95, learning_rate=5e-3)
 agent = ActorCritic(Networks((4, *HIDDEN, 2), 2, 0, torch.tanh), Networks((4, *HIDDEN, 1), 2, 1000, torch.tanh))
 rollout = collect(
     agent.policy, Copies("CartPole-v1", 16, 0), 64, (2, 8), torch.Generator().manual_seed(0), [deque(), deque()]
@@ -935,7 +936,7 @@ for name, value, form in (
     ("dropped_cosine", dropped_cosine, ".3f"), ("clock_gradient", EXACT.item(), "+.3f"), ("clock_share", SHARE, ".2f"),
     ("mean_to_go", MOMENTS["reward-to-go"][0], "+.3f"), ("mean_late_baseline", abs(MOMENTS["minus V(s) of the next state"][0]), ".3f"),
     ("deviation_whole", MOMENTS["whole return"][1], ".2f"), ("deviation_to_go", MOMENTS["reward-to-go"][1], ".2f"),
-    ("deviation_constant", MOMENTS["minus a constant"][1], ".2f"), ("deviation_value", MOMENTS["minus V(s)"][1], ".2f"),
+    ("deviation_late", MOMENTS["minus V(s) of the next state"][1], ".2f"), ("deviation_constant", MOMENTS["minus a constant"][1], ".2f"), ("deviation_value", MOMENTS["minus V(s)"][1], ".2f"),
     ("variance_factor", variance["whole return"] / variance["minus V(s)"], ".1f"),
     ("variance_factor_to_go", variance["reward-to-go"] / variance["minus V(s)"], ".1f"),
     ("slope_to_go", slopes["reward-to-go"], ".2f"), ("error_late_baseline", errors["minus V(s) of the next state"][-1], ".0%"),
