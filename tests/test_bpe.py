@@ -56,6 +56,14 @@ def peer_of(tokenizer: Tokenizer) -> Peer:
     return Peer.from_str(json.dumps(tokenizer.to_json()))
 
 
+def published_peer(tokenizer: Tokenizer) -> Peer:
+    """The library with SmolLM2's own pre-tokenizer, as its published file has it: digits alone, then GPT-2's."""
+    peer = peer_of(tokenizer)
+    parts: list[Any] = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    peer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return peer
+
+
 def peer_ids(peer: Peer, text: str) -> list[int]:
     ids: list[int] = peer.encode(text, add_special_tokens=False).ids
     return ids
@@ -63,7 +71,7 @@ def peer_ids(peer: Peer, text: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def smollm2() -> Tokenizer:
-    """SmolLM2's merges as they ship with the package."""
+    """SmolLM2's tokenizer from the merges that ship with the package."""
     tokenizer: Tokenizer = smollm2_merges.tokenizer()
     return tokenizer
 
@@ -297,7 +305,7 @@ def test_a_long_piece_takes_no_quadratic_time(smollm2: Tokenizer) -> None:
 
 
 def test_ids_and_texts_equal_those_of_the_tokenizers_library_on_unusual_text(smollm2: Tokenizer) -> None:
-    peer = peer_of(smollm2)
+    peer = published_peer(smollm2)
     marks = ["<|im_start|>", "<|im_end|>", "<repo_name>", "<|im_start|><|im_end|>"]
     texts = random_texts(1500)
     texts += [f"{a}{mark}{b}" for a, b, mark in zip(texts, texts[1:], marks * 100, strict=False)]
@@ -312,8 +320,23 @@ def test_ids_and_texts_equal_those_of_the_tokenizers_library_on_unusual_text(smo
 def test_smollm2s_own_tokenizer_file_gives_the_merges_that_ship_with_the_package(small: Any) -> None:
     ours, shipped = Tokenizer.of(small[1]), smollm2_merges.tokenizer()
     assert (ours.merges, ours.vocabulary, ours.special) == (shipped.merges, shipped.vocabulary, shipped.special)
-    for text in random_texts(300, seed=9):
+    assert ours.patterns == shipped.patterns == [DIGITS, GPT2]
+    for text in [*AWKWARD, *random_texts(300, seed=9)]:
         assert ours.encode(text, missing="drop") == peer_ids(small[1].backend_tokenizer, text)
+
+
+AWKWARD = ("Tips:\n\n1. Sleep.\n\n2. Eat.", "  42", "a  7", "\t\t3", "x = 1\n    2", "add ½ cup")
+"""Where a tokenizer that cuts no digits off gives other ids."""
+
+
+def test_without_its_rule_for_digits_smollm2s_ids_are_others(smollm2: Tokenizer) -> None:
+    plain = Tokenizer(smollm2.vocabulary, smollm2.merges, smollm2.special, patterns=(GPT2,))
+    peer, wrong = published_peer(smollm2), peer_of(plain)
+    for text in AWKWARD:
+        assert smollm2.encode(text) == peer_ids(peer, text)
+        assert plain.encode(text) == peer_ids(wrong, text) != peer_ids(peer, text)
+    for text in ("What is 17 + 25?", "1. One\n2. Two", "x1y2"):
+        assert plain.encode(text) == smollm2.encode(text) == peer_ids(peer, text)
 
 
 def test_the_file_of_merges_is_written_the_same_again(smollm2: Tokenizer, tmp_path: Path) -> None:

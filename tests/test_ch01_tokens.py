@@ -94,15 +94,16 @@ def test_the_quiz_about_ranks_has_the_answer_that_is_marked() -> None:
 
 
 def test_blank_lines_before_a_digit_are_cut_otherwise_where_digits_are_cut_first() -> None:
-    """Why the numbered list costs more after the conversion."""
-    converted = smollm2_merges.tokenizer()
-    trained = bpe.Tokenizer(converted.vocabulary, converted.merges, converted.special, patterns=(bpe.DIGITS, bpe.GPT2))
+    """Why the numbered list costs more after a conversion that drops the rule for digits."""
+    published = smollm2_merges.tokenizer()
+    converted = bpe.Tokenizer(published.vocabulary, published.merges, published.special, patterns=(bpe.GPT2,))
+    assert published.patterns == [bpe.DIGITS, bpe.GPT2]
+    assert published.pieces("tips:\n\n1.") == ["tips", ":", "\n\n", "1", "."]
     assert converted.pieces("tips:\n\n1.") == ["tips", ":", "\n", "\n", "1", "."]
-    assert trained.pieces("tips:\n\n1.") == ["tips", ":", "\n\n", "1", "."]
     for same in ("What is 17 + 25?", "Who are you?", "1. First\n2. Second", "x1y2"):
-        assert converted.encode(same) == trained.encode(same)
-    for other in ("tips:\n\n1.", "a  17"):
-        assert converted.encode(other) != trained.encode(other)
+        assert converted.encode(same) == published.encode(same)
+    for other in ("tips:\n\n1.", "a  17", "add ½ cup"):
+        assert converted.encode(other) != published.encode(other)
 
 
 @pytest.mark.parametrize("name", ["input_layer", "merging", "output_layer"])

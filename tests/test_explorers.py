@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
 
 from alignlab import bpe, counting, decoding, explorers, palette, scaling
 from alignlab.decoding import Beams, Sampling
@@ -2872,9 +2873,9 @@ def test_sharing_key_heads_shrinks_the_cache_and_a_latent_one_does_not_care(open
 
 # ---- the tokenizer
 
-TOKEN_IDS = """async (texts) => {
+TOKEN_IDS = """async ([texts, digits]) => {
   const E = customElements.get("alignlab-tokenizer");
-  const bpe = E.bpeOf(await E.unpackedMerges(globalThis.alignlabStatics.smollm2_merges));
+  const bpe = E.bpeOf({ ...(await E.unpackedMerges(globalThis.alignlabStatics.smollm2_merges)), digits });
   return texts.map((text) => ({
     ids: bpe.ids(text),
     pieces: bpe.pieces(text).map((piece) => piece.text),
@@ -2897,16 +2898,29 @@ def unusual_texts() -> list[str]:
     ]
     texts = ["".join(rng.choice(draws)() for _ in range(rng.randint(0, 30))) for _ in range(400)]
     texts = ["".join(c for c in text if unicodedata.category(c) != "Cn") for text in texts]
-    return [*texts, "<|im_start|>user\n你<|im_end|>", "\n\n1. a  2", "a" * 200, "中" * 80]
+    return [*texts, "<|im_start|>user\n你<|im_end|>", "\n\n1. a  2", "a" * 200, "中" * 80, *DIGITS_AFTER_SPACES]
+
+
+DIGITS_AFTER_SPACES = ("Tips:\n\n1. Sleep.\n\n2. Eat.", "  42", "a  7", "add ½ cup")
+
+
+def published_tokenizer() -> Tokenizer:
+    """SmolLM2's in the tokenizers library, cut as its published file says: digits alone, then GPT-2's pattern."""
+    library = Tokenizer.from_str(json.dumps(smollm2_merges.tokenizer().to_json()))
+    parts: list[Any] = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    library.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return library
 
 
 @browser_test
 def test_the_tokenizers_ids_are_the_librarys_on_unusual_text(opened: Callable[..., Opened]) -> None:
-    ours = smollm2_merges.tokenizer()
-    texts = unusual_texts()
-    got = opened("tokenizer").page.evaluate(TOKEN_IDS, texts)
+    ours, library = smollm2_merges.tokenizer(), published_tokenizer()
+    texts, page = unusual_texts(), opened("tokenizer").page
+    got = page.evaluate(TOKEN_IDS, [texts, tokenizer_data()["digits"]])
     for text, answer in zip(texts, got, strict=True):
-        assert answer["ids"] == ours.encode(text, missing="drop"), text
+        assert answer["ids"] == library.encode(text, add_special_tokens=False).ids, text
+    for text, answer in zip(DIGITS_AFTER_SPACES, page.evaluate(TOKEN_IDS, [DIGITS_AFTER_SPACES, False]), strict=True):
+        assert answer["ids"] != library.encode(text, add_special_tokens=False).ids, "the rule for digits matters here"
     plain = [(text, answer) for text, answer in zip(texts, got, strict=True) if "<|im" not in text]
     assert all(answer["pieces"] == ours.pieces(text) for text, answer in plain)
 
@@ -2915,7 +2929,7 @@ def test_the_tokenizers_ids_are_the_librarys_on_unusual_text(opened: Callable[..
 def test_fewer_merges_give_the_tokens_of_a_tokenizer_that_learned_only_those(opened: Callable[..., Opened]) -> None:
     ours = smollm2_merges.tokenizer()
     texts = [*unusual_texts()[:150], "Antidisestablishmentarianism, strawberries"]
-    got = opened("tokenizer").page.evaluate(TOKEN_IDS, texts)
+    got = opened("tokenizer").page.evaluate(TOKEN_IDS, [texts, True])
     for k, limit in enumerate((0, 100, 5000, 48_900)):
         few = bpe.Tokenizer(ours.vocabulary, ours.merges[:limit])
         for text, answer in zip(texts, got, strict=True):
@@ -2932,7 +2946,7 @@ def test_a_typed_text_shows_its_ids_and_a_lost_byte_is_told(opened: Callable[...
     ours, page = smollm2_merges.tokenizer(), visit.page
     page.wait_for_function("globalThis.alignlabStatics.smollm2_merges")
     page.wait_for_timeout(400)
-    for text in ("Zebras 你好 42!", "one\x04two"):
+    for text in ("Zebras 你好 42!", "a  7", "one\x04two"):
         page.locator("alignlab-tokenizer textarea").fill(text)
         ids = ours.encode(text, missing="drop")
         assert page.locator("alignlab-tokenizer .ids").inner_text() == f"Ids {' '.join(map(str, ids))}"

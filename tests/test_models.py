@@ -1,10 +1,14 @@
 """The model ladder: what loads, from where, and what is said when it cannot."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel, Digits
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignlab import models
@@ -15,6 +19,49 @@ def test_small_is_smollm2_instruct(small: Any) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
     assert not model.training and model.dtype == torch.float32
     assert tokenizer.eos_token == "<|im_end|>" and len(tokenizer) == 49152
+
+
+BYTES = {"add_prefix_space": False}
+PUBLISHED = [Digits(individual_digits=True), ByteLevel(**BYTES)]
+WRONG_CUTS: dict[str, list[Any]] = {
+    "the plain conversion, GPT-2's pattern alone": [ByteLevel(**BYTES)],
+    "digits cut off after the pattern": [ByteLevel(**BYTES), Digits(individual_digits=True)],
+    "digits alone, no pattern": [Digits(individual_digits=True), ByteLevel(use_regex=False, **BYTES)],
+    "a space before each text": [Digits(individual_digits=True), ByteLevel(add_prefix_space=True)],
+}
+
+
+def cut_by(tokenizer: Any, parts: list[Any]) -> Tokenizer:
+    """The library's tokenizer with the merges of this one and other cuts."""
+    other = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    other.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return other
+
+
+def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def check_digits_are_cut_off_first(loaded: Tokenizer, plain: Tokenizer) -> None:
+    """SmolLM2's rule by its words: each digit by itself, and what stands between digits under GPT-2's cuts alone."""
+    rng = random.Random(0)
+    texts = ["What is 17 + 25?", "Tips:\n\n1. Sleep.\n\n2. Eat.", "  42", "a  7", "add ½ cup", "don't, 3.14\r\n\t9"]
+    texts += ["".join(rng.choices("  \n\t0123456789abcé.'s½²三", k=rng.randint(0, 20))) for _ in range(1000)]
+    for text in texts:
+        want = [i for part in regex.findall(r"\p{N}|\P{N}+", text) for i in ids_of(plain, part)]
+        assert ids_of(loaded, text) == want, text
+
+
+def test_smalls_tokenizer_cuts_digits_off_first_as_the_published_one_does(small: Any) -> None:
+    check_digits_are_cut_off_first(small[1].backend_tokenizer, cut_by(small[1], [ByteLevel(**BYTES)]))
+    check_digits_are_cut_off_first(cut_by(small[1], PUBLISHED), cut_by(small[1], [ByteLevel(**BYTES)]))
+
+
+@pytest.mark.parametrize("name", WRONG_CUTS)
+def test_a_tokenizer_with_other_cuts_is_rejected(name: str, small: Any) -> None:
+    with pytest.raises(AssertionError):
+        check_digits_are_cut_off_first(cut_by(small[1], WRONG_CUTS[name]), cut_by(small[1], [ByteLevel(**BYTES)]))
 
 
 def test_tiny_ships_with_the_package_below_a_million_parameters(tiny: Any) -> None:

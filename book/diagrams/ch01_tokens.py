@@ -10,8 +10,19 @@ import drawsvg as draw
 from diagrams.kit import ASCENT, DESCENT, FONTS, Diagram, Line, Placed, Rect, Run, color, measure, sheet
 
 TEXT = "What is 17 + 25?"
-PIECES = [("What", 1), ("·is", 1), ("·17", 3), ("·+", 1), ("·25", 3), ("?", 1)]
-"""The pieces that GPT-2's pattern cuts the text into, and how many tokens each becomes; the dot is a space."""
+PIECES = [
+    ("What", 1),
+    ("·is", 1),
+    ("·", 1),
+    ("1", 1),
+    ("7", 1),
+    ("·+", 1),
+    ("·", 1),
+    ("2", 1),
+    ("5", 1),
+    ("?", 1),
+]
+"""The pieces that SmolLM2 cuts the text into, digits first, and how many tokens each becomes; the dot is a space."""
 
 TOKENS = ["What", "·is", "·", "1", "7", "·+", "·", "2", "5", "?"]
 IDS = [1780, 314, 216, 33, 39, 1232, 216, 34, 37, 47]
@@ -79,8 +90,8 @@ def input_layer(narrow: bool = False) -> Diagram:
     d = sheet(
         "ch01_tokens.input_layer",
         "The input layer: text, pieces, tokens, ids, vectors",
-        f"The text {TEXT} is cut into six pieces: What, space is, space 17, space +, space 25, question mark. Merges "
-        "make ten tokens of them, each digit one, and the space before a number one. Their ids are "
+        f"The text {TEXT} is cut into ten pieces: What, space is, space, 1, 7, space +, space, 2, 5, question mark. "
+        "Each digit is one, and so is the space before a number. Merges make one token of each. Their ids are "
         f"{', '.join(map(str, IDS))}. Each id picks a row of the embedding matrix E of shape 49,152 by 576, and "
         "the ten rows are stacked to a matrix of shape 10 by 576.",
         narrow,

@@ -24,7 +24,7 @@ def lines(file: Path = FILE) -> list[str]:
 
 
 def tokenizer(file: Path = FILE) -> Any:
-    """The `bpe.Tokenizer` that the file describes."""
+    """SmolLM2's `bpe.Tokenizer`: the file's merges, on text cut at every digit and then by GPT-2's pattern."""
     from alignlab import bpe
 
     special, single, *merges = lines(file)
@@ -32,7 +32,8 @@ def tokenizer(file: Path = FILE) -> Any:
     tokens = [bpe.bytes_of(letter) for letter in single.split()]
     pairs = [(bpe.bytes_of(left), bpe.bytes_of(right)) for left, right in (merge.split() for merge in merges)]
     vocabulary = {token: first + i for i, token in enumerate([*tokens, *(left + right for left, right in pairs)])}
-    return bpe.Tokenizer(vocabulary, pairs, {text: i for i, text in enumerate(special.split())})
+    marks = {text: i for i, text in enumerate(special.split())}
+    return bpe.Tokenizer(vocabulary, pairs, marks, patterns=(bpe.DIGITS, bpe.GPT2))
 
 
 def data(tokenizer: Any, texts: Mapping[str, str]) -> dict[str, Any]:
