@@ -242,7 +242,7 @@ MILESTONES: tuple[Milestone, ...] = (
               "32 billion parameters", "grpo-variants", "yu2025dapo", ("GRPO", "DeepSeek-R1", "Qwen2.5"), 32e9, None,
               True),
     Milestone("Qwen3", "2025-05", "language",
-              "Thinking and answering at once in one model, with a budget for thinking; dense models and experts.",
+              "Thinking or answering directly, in one model, with a budget for thinking; dense models and experts.",
               "0.6 to 235 billion parameters, of those 22 billion active; 36 trillion tokens", "architecture-families",
               "yang2025qwen3", ("Qwen2.5", "DeepSeek-R1"), 235e9, 22e9, True),
     Milestone("Kimi K2", "2025-07", "efficiency",
@@ -263,7 +263,7 @@ MILESTONES: tuple[Milestone, ...] = (
               "attention-variants", "deepseek2026v4", ("DeepSeek-R1",), 1.6e12, 49e9, True),
     Milestone("Kimi K3", "2026-07", "efficiency",
               "The largest open weights when it came out, on a linear attention of its own and attention over layers.",
-              "2.8 trillion parameters", "moe", "kimi2026k3", ("Kimi K2",), 2.8e12, None, True),
+              "2.8 trillion parameters, 104 billion active", "moe", "kimi2026k3", ("Kimi K2",), 2.8e12, 104e9, True),
 )
 # fmt: on
 
