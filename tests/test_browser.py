@@ -6,6 +6,7 @@ serious or critical. `test_the_checks_reject_a_bad_page` proves that each of the
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import gzip
@@ -117,6 +118,15 @@ class Visit:
         """Elements that make the page itself wider than the window; none on a page that scrolls only down."""
         return list(self.page.evaluate(SIDEWAYS))
 
+    def stands_out(self, selector: str, left: float, top: float, width: float = 4, height: float = 4) -> float:
+        """Largest contrast (WCAG) to the page's surface within a rectangle of the first such element, all in pixels."""
+        element = self.page.locator(selector).first
+        element.scroll_into_view_if_needed()
+        box = element.bounding_box()
+        clip = {"x": box["x"] + left % box["width"], "y": box["y"] + top, "width": width, "height": height}
+        shot = base64.b64encode(self.page.screenshot(clip=clip)).decode()
+        return float(self.page.evaluate(STANDS_OUT, f"data:image/png;base64,{shot}"))
+
     def axe(self) -> list[str]:
         """What axe calls serious or critical, one line each."""
         found = axe_api.Axe().run(self.page, NOT_READ_ALOUD, AXE).response["violations"]
@@ -137,6 +147,40 @@ SIDEWAYS = """() => {
   }).slice(0, 5).map(e => `${e.tagName} ${e.className} ${Math.round(e.getBoundingClientRect().right)}`)
     .concat([`page ${document.documentElement.scrollWidth} > ${wide}`]);
 }"""
+
+
+CONTRAST = """
+  const board = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+  const light = rgb => [0.2126, 0.7152, 0.0722].reduce((sum, share, k) => {
+    const c = rgb[k] / 255;
+    return sum + share * (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  }, 0);
+  const rgb = colour => {
+    board.fillStyle = colour;
+    board.fillRect(0, 0, 1, 1);
+    return board.getImageData(0, 0, 1, 1).data;
+  };
+  const paper = light(rgb(getComputedStyle(document.body).backgroundColor));
+  const contrast = its => (Math.max(light(its), paper) + 0.05) / (Math.min(light(its), paper) + 0.05);
+"""
+STANDS_OUT = f"""async address => {{ {CONTRAST}
+  const image = new Image();
+  image.src = address;
+  await image.decode();
+  const shot = new OffscreenCanvas(image.width, image.height).getContext('2d');
+  shot.drawImage(image, 0, 0);
+  const pixels = shot.getImageData(0, 0, image.width, image.height).data;
+  return Math.max(...Array.from({{length: pixels.length / 4}}, (_, k) => contrast(pixels.subarray(4 * k))));
+}}"""
+# What is drawn too faintly: outlines of boxes, and texts that stand on the page's surface, in drawings and explorers.
+FAINT = f"""() => {{ {CONTRAST}
+  const roots = [...document.querySelectorAll('figure.al-drawing, alignlab-dpo')].map(e => e.shadowRoot || e);
+  const drawn = kind => roots.flatMap(root => [...root.querySelectorAll(`svg ${{kind}}`)]);
+  const texts = drawn('text:not([fill*="panel"])').map(e => [e, 'fill']);
+  const parts = [...drawn('rect[stroke]').map(e => [e, 'stroke']), ...texts];
+  return [parts.length, parts.map(([e, key]) => [e.outerHTML.slice(0, 90), getComputedStyle(e)[key]])
+    .filter(([, colour]) => colour !== 'none' && contrast(rgb(colour)) < 3)];
+}}"""
 
 
 @contextlib.contextmanager
@@ -166,10 +210,15 @@ def origin(built_book: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def visiting(browser: Any, origin: str, size: tuple[int, int] = DESK, scheme: str = "light") -> Iterator[Visit]:
-    """A fresh reader: empty storage, a window size, a system colour scheme."""
+def visiting(
+    browser: Any, origin: str, size: tuple[int, int] = DESK, scheme: str = "light", forced: bool = False
+) -> Iterator[Visit]:
+    """A fresh reader: empty storage, a window size, a system colour scheme, perhaps with forced colours."""
     context = browser.new_context(
-        viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
+        viewport={"width": size[0], "height": size[1]},
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        forced_colors="active" if forced else "none",
     )
     context.set_default_timeout(120_000)  # a machine that is busy with something else is slow, not broken
     visit = Visit(context.new_page(), origin)
@@ -411,3 +460,67 @@ def test_fonts_swap_without_moving_the_text(browser: Any, origin: str) -> None:
         reader.open(DPO)
         reader.page.wait_for_timeout(300)
         assert reader.page.evaluate("window.shift") < 0.1
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_vanishes_where_the_system_forces_its_colours(
+    browser: Any, origin: str, scheme: str, theme: str
+) -> None:
+    """High contrast, whatever theme the reader chose: bars, sliders, pressed buttons, icons and drawings are there."""
+    with visiting(browser, origin, scheme=scheme, forced=True) as reader:
+        reader.page.add_init_script(f"localStorage.mode = localStorage.theme = '{theme}'")
+        reader.open(HOME)
+        first = "alignlab-decoding input[type=range]"  # its thumb is at the left end
+        marks = {
+            "bar": reader.stands_out("alignlab-decoding .bar", 6, 4),
+            "thumb": reader.stands_out(first, 8, 4),
+            "track": reader.stands_out(first, -12, 13, 4, 2),
+            "key of a legend": reader.stands_out("alignlab-decoding .key.final", 4, 0, 4, 3),
+            "icon": reader.stands_out("button.theme-switch-button", 8, 8, 24, 24),
+            "how much is written": reader.stands_out(".al-meter > span", 4, 1, 4, 2),
+        }
+        reader.open(DPO)
+        button = "alignlab-dpo .chip[aria-pressed={}]"
+        marks["dot of a legend"] = reader.stands_out("alignlab-dpo .dot.good", 3, 3, 3, 3)
+        marks["pressed button"] = reader.stands_out(button.format("true"), 4, 12)
+        marks["current page"] = reader.stands_out("nav.bd-links a.current", 4, 8)
+        assert {name: ratio for name, ratio in marks.items() if ratio < 3} == {}
+        assert reader.stands_out(button.format("false"), 4, 12) == 1, "all buttons look pressed"
+        count, faint = reader.page.evaluate(FAINT)
+        assert count > 100 and not faint, faint
+        assert not reader.errors
+
+
+def test_a_mark_that_forced_colours_take_away_is_noticed(browser: Any, tmp_path: Path) -> None:
+    """The measure itself: a plain bar is gone, one that keeps its colour is seen."""
+    bar = "display:block;height:9px;background:#2563c9"
+    (tmp_path / "bars.html").write_text(
+        f'<!doctype html><body style="background:#fff"><i class="lost" style="{bar}"></i>'
+        f'<i class="kept" style="{bar};forced-color-adjust:none"></i></body>'
+    )
+    with served(tmp_path) as address, visiting(browser, address, forced=True) as reader:
+        reader.open("bars.html")
+        assert reader.stands_out(".lost", 20, 2) == 1
+        assert reader.stands_out(".kept", 20, 2) > 3
+
+
+def test_a_dark_page_is_printed_dark_on_white(browser: Any, origin: str) -> None:
+    """On paper the text, the code, the drawings and the explorers of a dark page have the light page's colours."""
+    with visiting(browser, origin, scheme="dark") as reader:
+        reader.open(DPO)
+        seen = {}
+        for media in ("screen", "print"):
+            reader.page.emulate_media(media=media)
+            seen[media] = reader.page.evaluate(INKS)
+        assert len(seen["print"]) == 4
+        assert all(brightness(ink) > 150 for ink in seen["screen"]), seen
+        assert all(brightness(ink) < 110 for ink in seen["print"]), seen
+
+
+INKS = """() => {
+  const find = selector => document.querySelector(selector);
+  const explorer = find('alignlab-dpo').shadowRoot.querySelector('.explorer');
+  const drawing = getComputedStyle(find('figure.al-drawing svg text')).fill;
+  return [...[find('article p'), find('article pre'), explorer].map(e => getComputedStyle(e).color), drawing];
+}"""

@@ -64,9 +64,9 @@ def test_roles_have_distinct_colours_in_each_palette() -> None:
         assert len({colours[role] for role in palette.ROLES}) == len(palette.ROLES)
 
 
-def test_css_defines_every_key_in_each_of_its_four_rules() -> None:
+def test_css_defines_every_key_in_each_of_its_six_rules() -> None:
     rules = re.findall(r"([^{}]+)\{color-scheme:(light|dark);([^}]*)\}", palette.css())
-    assert [scheme for _, scheme, _ in rules] == ["light", "dark", "dark", "light"]
+    assert [scheme for _, scheme, _ in rules] == ["light", "dark", "dark", "light", "light", "dark"]
     for _, scheme, body in rules:
         assert dict(re.findall(r"--al-([a-z-]+):([^;]+);", body)) == PAGES[scheme]
 
@@ -74,6 +74,16 @@ def test_css_defines_every_key_in_each_of_its_four_rules() -> None:
 def test_css_follows_the_system_only_where_the_page_has_no_theme() -> None:
     assert "@media (prefers-color-scheme: dark){\n:root:not([data-theme])" in palette.css()
     assert 'html[data-theme="dark"],body[data-jp-theme-light="false"]{color-scheme:dark' in palette.css()
+
+
+def test_css_is_light_on_paper_and_follows_the_system_where_it_forces_its_colours() -> None:
+    assert '@media screen{\nhtml[data-theme="dark"]' in palette.css()
+    *_, light, dark = palette.css().split("@media ")
+    for scheme, rule in (("light", light), ("dark", dark)):
+        head, selector, _ = rule.split("{", 2)
+        assert head == f"(forced-colors: active) and (prefers-color-scheme: {scheme})"
+        assert selector.strip() == "html:root,body[data-jp-theme-light]"  # as strong as a chosen theme, and after it
+        assert f"color-scheme:{scheme}" in rule
 
 
 def test_colour_names_the_variable_with_a_fallback_and_rejects_unknown_keys() -> None:

@@ -117,15 +117,24 @@ def _rule(selector: str, colours: Mapping[str, str], scheme: str) -> str:
 
 
 def css() -> str:
-    """Custom properties `--al-KEY`, light and dark, by the book's `data-theme`, JupyterLab's theme or the system's."""
+    """Custom properties `--al-KEY`, light and dark, by the book's `data-theme`, JupyterLab's theme or the system's.
+
+    Paper is white, so what is printed is light. Where the system forces its colours, its scheme alone counts.
+    """
     dark_pages = 'html[data-theme="dark"],body[data-jp-theme-light="false"]'
     system = _rule(":root:not([data-theme])", DARK, "dark")
     jupyter_light = _rule('body[data-jp-theme-light="true"]', LIGHT, "light")
+    forced = "".join(
+        f"@media (forced-colors: active) and (prefers-color-scheme: {scheme}){{\n"
+        f"{_rule('html:root,body[data-jp-theme-light]', colours, scheme)}}}\n"
+        for scheme, colours in (("light", LIGHT), ("dark", DARK))
+    )
     return (
         _rule(":root", LIGHT, "light")
         + f"@media (prefers-color-scheme: dark){{\n{system}}}\n"
-        + _rule(dark_pages, DARK, "dark")
+        + f"@media screen{{\n{_rule(dark_pages, DARK, 'dark')}}}\n"
         + jupyter_light
+        + forced
     )
 
 
