@@ -1,9 +1,12 @@
 """What section 1.1.4, the topic on CLIP and picture tokens, and their diagrams state, recomputed."""
 
+import functools
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +108,39 @@ def test_the_quiz_on_batches_is_right_that_half_the_batch_costs_log_two_less() -
     same = torch.ones(64, 4, dtype=torch.float64)
     whole, half = clip_loss(same, same, 10.0).mean(), clip_loss(same[:32], same[:32], 10.0).mean()
     assert (whole - half).item() == pytest.approx(math.log(2))
+
+
+def near_captions() -> Callable[[str], list[str]]:
+    """The lab's own function, with what it needs of the lab."""
+    body = LAB[LAB.index("PARTS = {caption") : LAB.index("@torch.no_grad()\ndef chooses")]
+    names: dict[str, Any] = {"EVERY": set(pictures.captions()), "functools": functools}
+    exec(body, names)
+    return names["near"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "others"),
+    [
+        ("a red circle at the upper left", 5 + 3 + 2 + 2),
+        ("two red circles", 2 + 5 + 3),
+        ("a red circle left of a blue square", 5 + 3 + 1 + 5 + 3),
+        ("a red circle left of a blue circle", 5 + 3 + 1 + 5 + 3 - 2),  # of two things alike there is no such caption
+    ],
+)
+def test_the_choice_is_among_captions_that_differ_in_one_place(caption: str, others: int) -> None:
+    found = near_captions()(caption)
+    assert found[0] == caption and len(found) == len(set(found)) == 1 + others
+    for other in found[1:]:
+        one, two = (text.replace("left of", "left-of").split() for text in (caption, other))
+        assert sum(a != b for a, b in zip(one, two, strict=True)) == 1
+
+
+def test_text_is_compared_after_as_many_steps_of_the_same_schedule() -> None:
+    body = LAB[LAB.index("stage_2 = dict(") : LAB.index('stages["stage 2: all parts"] =')]
+    assert body.count("**stage_2") == 2 and "steps=budget.tune_steps" in body
+    assert "text_alone[budget.alone_steps], text_beside[budget.alone_steps]" in LAB
+
+
+def test_curves_are_given_numbers_and_no_tensors_that_still_have_a_graph() -> None:
+    assert "return terms[0].item()" in LAB
+    assert re.findall(r"curve\.add\(([^)]*)\)", LAB) == ["name, step, loss"]
