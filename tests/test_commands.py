@@ -241,9 +241,9 @@ def installed(tree: Path) -> dict[str, str]:
     stamp = subprocess.check_output([sys.executable, "-c", checksum], cwd=tree, text=True).strip()
     (venv / "alignlab.json").write_text(json.dumps({"requirements.txt": stamp}))
     cache = tree / "cache"
-    (cache / commands.MODEL).mkdir(parents=True)
-    (cache / commands.MODEL / "model.safetensors").write_bytes(b"weights")
-    download.seal(cache / commands.MODEL)
+    (cache / download.SMALL_FOLDER).mkdir(parents=True)
+    (cache / download.SMALL_FOLDER / "model.safetensors").write_bytes(b"weights")
+    download.seal(cache / download.SMALL_FOLDER)
     share = Path(sys.prefix) / "share" / "jupyter"
     more = {"JUPYTERLAB_DIR": str(share / "lab"), "JUPYTER_PATH": str(share), "ALIGNLAB_CACHE": str(cache)}
     own = {"JUPYTER_RUNTIME_DIR": str(tree / "runtime"), "JUPYTER_CONFIG_DIR": str(tree / "config")}
@@ -311,7 +311,7 @@ def test_start_opens_the_book_and_the_labs_and_ends_both(tree: Path, ending: sig
 def test_start_without_network_says_so_and_still_opens_what_is_here(tree: Path):
     environment = {**installed(tree), "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
-    (tree / "cache" / commands.MODEL / "model.safetensors").write_bytes(b"half")
+    (tree / "cache" / download.SMALL_FOLDER / "model.safetensors").write_bytes(b"half")
     command = [
         sys.executable,
         "src/alignlab/commands.py",

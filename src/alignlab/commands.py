@@ -35,7 +35,6 @@ PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/pytho
 STAMP = VENV / "alignlab.json"
 SUPPORTED = ((3, 11), (3, 13))
 SPACE = 3.0  # GB that a first installation needs
-MODEL = "SmolLM2-135M-Instruct-r2"  # the folder in the cache where models.load("small") keeps it
 
 # Run as a file, Python puts the package's own folder first on the path; what is wanted is its parent.
 if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "src" / "alignlab":
@@ -160,7 +159,7 @@ def model() -> bool:
     """Sees that the default model is in the user's cache and whole; False (and a sentence) where it can't be."""
     from alignlab import download
 
-    folder = download.cache_dir() / MODEL
+    folder = download.cache_dir() / download.SMALL_FOLDER
     if download.intact(folder):
         if not (folder / download.SEAL).exists():
             download.seal(folder)

